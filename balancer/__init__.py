@@ -1,0 +1,1 @@
+"""Sends every viewer to the right edge."""

@@ -1,0 +1,1 @@
+"""Repeatable benchmarks; see README.md here."""

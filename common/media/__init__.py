@@ -1,0 +1,1 @@
+"""The domain model: codecs, tracks, frames and what is written in their bits."""

@@ -1,0 +1,1 @@
+"""The part of common that touches the operating system and the network."""

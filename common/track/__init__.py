@@ -1,0 +1,1 @@
+"""The track-record format: append-only pages of records in shared memory."""

@@ -1,0 +1,150 @@
+"""Index rows: what a segment is, on every track, as payloads of track 0.
+
+The origin writes an :class:`Opened` row just before the first record of a segment and a
+:class:`Closed` row when every track that nothing waits for in vain has left the segment. Both are
+ordinary records: they have a seq, live in pages, travel over the bus and are repaired like any
+frame. Muxed and whole-segment outputs use closed rows only.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from common.errors import FormatError
+
+INDEX_TIMESCALE = 1_000_000
+"""dts of an index record: the stream time in microseconds at which the segment it speaks of
+starts (opened) or ends (closed)."""
+
+MAX_ROW = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A segment has begun."""
+
+    segment: int
+    start_us: int
+    """Stream time of the cut: where the leader's first pts is."""
+
+    wall_us: int
+    """Unix microseconds of ``start_us`` by the origin's filtered clock, fixed here for good."""
+
+    discontinuity: int
+    """EXT-X-DISCONTINUITY-SEQUENCE of this segment: breaks in the epoch up to and with its start."""
+
+    breaks: bool
+    """Whether a discontinuity stands right before this segment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one track has in one segment."""
+
+    track: int
+    first: int
+    """seq of its first record."""
+
+    count: int
+    init: int
+    start: int
+    """dts of the first record, in the track's timescale."""
+
+    duration: int
+    """Ticks: dts of the next segment's first record minus ``start``, else the sum of durations."""
+
+    size: int
+    """Payload bytes."""
+
+    first_part: int
+    parts: int
+    key: bool
+    """Whether it starts with a keyframe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A segment is complete: nothing will be added to it on any track."""
+
+    opened: Opened
+    duration_us: int
+    """Stream time from its cut to the next one."""
+
+    pieces: tuple[Piece, ...]
+
+    def piece(self, track: int) -> Piece | None:
+        """Return what ``track`` has in this segment."""
+        return next((piece for piece in self.pieces if piece.track == track), None)
+
+
+Row = Opened | Closed
+
+
+def encode_row(row: Row) -> bytes:
+    """Return the payload of an index record."""
+    opened = row if isinstance(row, Opened) else row.opened
+    head = [
+        opened.segment,
+        opened.start_us,
+        opened.wall_us,
+        opened.discontinuity,
+        opened.breaks,
+    ]
+    if isinstance(row, Closed):
+        head += [row.duration_us, [_piece_fields(piece) for piece in row.pieces]]
+    packed: bytes = msgpack.packb(head)
+    return packed
+
+
+def _piece_fields(piece: Piece) -> list[int | bool]:
+    return [
+        piece.track,
+        piece.first,
+        piece.count,
+        piece.init,
+        piece.start,
+        piece.duration,
+        piece.size,
+        piece.first_part,
+        piece.parts,
+        piece.key,
+    ]
+
+
+def decode_row(data: bytes) -> Row:
+    """Read the payload of an index record.
+
+    Raises:
+        FormatError: If the bytes are not a row.
+    """
+    if len(data) > MAX_ROW:
+        raise FormatError("index row: too large")
+    try:
+        items: Any = msgpack.unpackb(data, max_array_len=256, max_map_len=0, max_ext_len=0)
+    except (ValueError, msgpack.UnpackException, OverflowError) as error:
+        raise FormatError(f"index row: not msgpack: {error}") from error
+    match items:
+        case [int(segment), int(start), int(wall), int(number), bool(breaks)]:
+            return Opened(segment, start, wall, number, breaks)
+        case [
+            int(segment),
+            int(start),
+            int(wall),
+            int(number),
+            bool(breaks),
+            int(lasts),
+            list(rows),
+        ]:
+            opened = Opened(segment, start, wall, number, breaks)
+            return Closed(opened, lasts, tuple(_piece(row) for row in rows))
+        case _:
+            raise FormatError("index row: not a row")
+
+
+def _piece(items: Any) -> Piece:
+    match items:
+        case [*numbers, bool(key)] if len(numbers) == 9 and all(type(n) is int for n in numbers):
+            return Piece(*numbers, key)
+        case _:
+            raise FormatError("index row: not a piece")

@@ -1,0 +1,1 @@
+"""What origins, relays and edges say to each other, without any I/O."""
