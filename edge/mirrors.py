@@ -1,0 +1,203 @@
+"""The streams of this node as a viewer process sees them: page readers and who follows them.
+
+The stream worker writes the pages; this module maps them, follows their heads, and calls every
+subscriber of a stream once per wake with the tracks that moved. Streams are asked for by the
+first viewer (:meth:`Mirrors.get`) and given up some time after the last.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import NodeUnavailable, StreamError, StreamNotFound
+from common.media.track import INDEX_TRACK
+from common.names import check_name
+from common.track.catalog import Catalog
+
+if TYPE_CHECKING:
+    from common.track.store import StreamReader
+
+Follower = Callable[[set[int], bool], None]
+"""Called once per wake: the tracks whose head moved, and whether the catalog (or the epoch, or
+the state) is another one."""
+
+MAX_WANTED = 1024
+"""Streams that one viewer process asks for at a time, live or not."""
+
+MAX_EPOCHS = 4
+"""Readers of earlier epochs that a mirror keeps beside the newest one."""
+
+
+class Mirror:
+    """One stream, in all epochs that are still on this node.
+
+    ``reader`` and ``catalog`` are those of the newest epoch; ``readers`` has every epoch, the
+    newest one too. ``ended`` is true once the publisher has left for good.
+    """
+
+    def __init__(self, stream: str, reader: "StreamReader", epoch: int) -> None:
+        self.stream = stream
+        self.epoch = epoch
+        self.reader = reader
+        self.readers: dict[int, StreamReader] = {epoch: reader}
+        self.ended = False
+        self._heads: dict[int, int] = {}
+        self._followers: dict[int, Follower] = {}
+        self._next = 0
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog of the newest epoch, as of the last wake."""
+        return self.reader.catalog
+
+    def subscribe(self, follower: Follower) -> Callable[[], None]:
+        """Call ``follower(moved_tracks, catalog_changed)`` once per wake; return how to stop it."""
+        number = self._next
+        self._next += 1
+        self._followers[number] = follower
+
+        def unsubscribe() -> None:
+            self._followers.pop(number, None)
+
+        return unsubscribe
+
+    def switch(self, reader: "StreamReader", epoch: int) -> None:
+        """Go on with a newer epoch; followers hear of it with the next :meth:`advance`."""
+        self.reader = reader
+        self.epoch = epoch
+        self.readers[epoch] = reader
+        self._heads.clear()
+        self.ended = False
+        for old in sorted(self.readers)[:-MAX_EPOCHS]:
+            self.readers.pop(old).close()
+
+    def advance(self, changed: bool = False) -> bool:
+        """Look how far the tracks have come and tell the followers, if anything moved.
+
+        ``changed`` says that something else than a head is new (epoch, state).
+        """
+        if self.reader.refresh():
+            changed = True
+        moved = set()
+        for number in (INDEX_TRACK, *(track.id for track in self.catalog.tracks)):
+            head = self.reader.track(number).head
+            if self._heads.get(number) != head:
+                self._heads[number] = head
+                moved.add(number)
+        if not moved and not changed:
+            return False
+        for follower in tuple(self._followers.values()):
+            follower(moved, changed)
+        return True
+
+    def close(self) -> None:
+        """Unmap every page."""
+        for reader in self.readers.values():
+            reader.close()
+        self.readers.clear()
+        self._followers.clear()
+
+
+class Mirrors:
+    """Every stream that a viewer of this process watches, or watched a moment ago."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        wait: float = 10.0,
+        linger: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``wait``: seconds a viewer waits for a stream; ``linger``: seconds a stream is kept."""
+        self.root = root
+        self.wait = wait
+        self.linger = linger
+        self.on_want: Callable[[], None] = lambda: None
+        self._clock = clock
+        self._mirrors: dict[str, Mirror] = {}
+        self._used: dict[str, float] = {}
+        self._live: dict[str, asyncio.Event] = {}
+
+    def peek(self, stream: str) -> Mirror | None:
+        """Return the mirror of a stream that is mapped already; never waits."""
+        return self._mirrors.get(stream)
+
+    async def get(self, stream: str, wait: float | None = None) -> Mirror:
+        """Return the mirror of ``stream``, asking for the stream if nobody did yet.
+
+        Raises:
+            StreamNotFound: If it is not live after ``wait`` seconds (the setting if None).
+            FormatError: If this is no stream name.
+            NodeUnavailable: If this process asks for too many streams already.
+        """
+        if stream not in self._used:
+            check_name(stream)
+            if len(self._used) >= MAX_WANTED:
+                raise NodeUnavailable("this edge is asked for too many streams")
+            self._used[stream] = self._clock()
+            self.on_want()
+        self._used[stream] = self._clock()
+        if (mirror := self._mirrors.get(stream)) is not None:
+            return mirror
+        live = self._live.setdefault(stream, asyncio.Event())
+        try:
+            await asyncio.wait_for(live.wait(), self.wait if wait is None else wait)
+            return self._mirrors[stream]
+        except (TimeoutError, KeyError):
+            raise StreamNotFound(f"{stream} is not live") from None
+
+    def wanted(self, busy: Iterable[str] = ()) -> list[str]:
+        """Return the streams to ask for; ``busy`` ones have viewers and stay."""
+        now = self._clock()
+        for stream in busy:
+            self._used[stream] = now
+        for stream, used in tuple(self._used.items()):
+            if now - used > self.linger:
+                self._forget(stream)
+        return sorted(self._used)
+
+    def state(self, stream: str, state: str, epoch: int) -> None:
+        """Take note of what the stream worker says: joining, live, absent or ended."""
+        mirror = self._mirrors.get(stream)
+        if state == "live" and stream in self._used:
+            self._open(stream, epoch, mirror)
+        elif state in ("ended", "absent") and mirror is not None and not mirror.ended:
+            mirror.ended = True
+            mirror.advance(changed=True)
+
+    def advance(self) -> None:
+        """Tell the followers of every stream that moved since the last call."""
+        for mirror in tuple(self._mirrors.values()):
+            mirror.advance()
+
+    def close(self) -> None:
+        """Let go of every stream."""
+        for stream in tuple(self._used):
+            self._forget(stream)
+
+    def _open(self, stream: str, epoch: int, mirror: Mirror | None) -> None:
+        from common.track.store import StreamReader
+
+        if mirror is not None and mirror.epoch == epoch:
+            mirror.ended = False
+            return
+        try:
+            reader = StreamReader.open(self.root, stream, epoch)
+        except (StreamError, OSError):
+            return  # the folder is not there (any more): the worker says live again when it is
+        if mirror is None:
+            self._mirrors[stream] = Mirror(stream, reader, epoch)
+        else:
+            mirror.switch(reader, epoch)
+            mirror.advance(changed=True)
+        self._live.setdefault(stream, asyncio.Event()).set()
+
+    def _forget(self, stream: str) -> None:
+        self._used.pop(stream, None)
+        self._live.pop(stream, None)
+        mirror = self._mirrors.pop(stream, None)
+        if mirror is not None:
+            mirror.close()

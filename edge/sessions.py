@@ -1,0 +1,164 @@
+"""Viewers: who watches what over which protocol, how much they got, how late it was.
+
+A long-lived viewer (progressive, FLV, WebSocket) opens a session and closes it. An HLS viewer is
+a row of requests: :meth:`Sessions.visit` finds its session by peer, user agent and stream, and the
+session ends when no request has come for ``idle`` seconds.
+"""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+from aiohttp import web
+
+from common.errors import NodeUnavailable
+from common.runtime.logs import Log
+
+log = Log("edge.sessions")
+
+Guard = Callable[[web.Request, str], Awaitable[None]]
+"""Called with a request and the stream before its handler; raises AccessDenied."""
+
+MAX_SESSIONS = 100_000
+MAX_AGENT = 200
+"""Characters of a User-Agent that are looked at."""
+
+
+class Session:
+    """One viewer's visit to one stream."""
+
+    __slots__ = (
+        "_sessions",
+        "agent",
+        "bytes",
+        "dropped",
+        "number",
+        "opened",
+        "peer",
+        "protocol",
+        "seen",
+        "stream",
+    )
+
+    def __init__(
+        self, sessions: "Sessions", number: int, stream: str, protocol: str, peer: str, agent: str
+    ) -> None:
+        self.number = number
+        self.stream = stream
+        self.protocol = protocol
+        self.peer = peer
+        self.agent = agent
+        self.bytes = 0
+        self.dropped = 0
+        """Frames this viewer was too slow for."""
+        self.opened = self.seen = sessions.clock()
+        self._sessions = sessions
+
+    def sent(self, size: int) -> None:
+        """Count ``size`` bytes written to this viewer."""
+        self.bytes += size
+        self.seen = self._sessions.clock()
+        self._sessions.bytes[self.protocol] += size
+
+    def close(self, reason: str = "closed") -> None:
+        """End the visit; a second call does nothing."""
+        self._sessions.forget(self, reason)
+
+
+class Sessions:
+    """Every session of this process; the only door between protocols and viewers."""
+
+    def __init__(
+        self,
+        *,
+        idle: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """``idle``: seconds without a request after which an HLS viewer has left."""
+        self.idle = idle
+        self.clock = clock
+        self.wall = wall
+        self.guards: list[Guard] = []
+        self.bytes: Counter[str] = Counter()
+        self.opened: Counter[str] = Counter()
+        self.observe: Callable[[str, float], None] = lambda protocol, seconds: None
+        self._numbers = itertools.count(1)
+        self._all: dict[int, Session] = {}
+        self._visits: dict[tuple[str, str, str, str], Session] = {}
+
+    def open(self, stream: str, protocol: str, request: web.BaseRequest) -> Session:
+        """Begin the visit of a long-lived viewer.
+
+        Raises:
+            NodeUnavailable: If this process has as many sessions as it may.
+        """
+        if len(self._all) >= MAX_SESSIONS:
+            raise NodeUnavailable("this edge has as many viewers as it may have")
+        peer = request.remote or ""
+        agent = request.headers.get("User-Agent", "")[:MAX_AGENT]
+        session = Session(self, next(self._numbers), stream, protocol, peer, agent)
+        self._all[session.number] = session
+        self.opened[protocol] += 1
+        log.info("session opened", extra=_fields(session))
+        return session
+
+    def visit(self, stream: str, protocol: str, request: web.BaseRequest) -> Session:
+        """Return the session that this request belongs to, a new one if it is the first.
+
+        Raises:
+            NodeUnavailable: If this process has as many sessions as it may.
+        """
+        agent = request.headers.get("User-Agent", "")[:MAX_AGENT]
+        key = (request.remote or "", agent, stream, protocol)
+        session = self._visits.get(key)
+        if session is None:
+            session = self._visits[key] = self.open(stream, protocol, request)
+        session.seen = self.clock()
+        return session
+
+    def latency(self, protocol: str, capture_us: int) -> None:
+        """Note that a frame captured at ``capture_us`` (Unix microseconds) goes to viewers now."""
+        if capture_us > 0:
+            self.observe(protocol, max(0.0, self.wall() - capture_us / 1e6))
+
+    @contextmanager
+    def viewer(self, stream: str, protocol: str, request: web.BaseRequest) -> Iterator[Session]:
+        """Open a session for the time of a ``with`` block."""
+        session = self.open(stream, protocol, request)
+        try:
+            yield session
+        finally:
+            session.close()
+
+    def forget(self, session: Session, reason: str) -> None:
+        """Take a session out of the list."""
+        if self._all.pop(session.number, None) is None:
+            return
+        key = (session.peer, session.agent, session.stream, session.protocol)
+        if self._visits.get(key) is session:
+            del self._visits[key]
+        told = {"reason": reason, "bytes": session.bytes, "dropped": session.dropped}
+        log.info("session closed", extra=_fields(session) | told)
+
+    def sweep(self) -> None:
+        """End the visits that have been silent for too long."""
+        before = self.clock() - self.idle
+        for session in [s for s in self._visits.values() if s.seen < before]:
+            session.close("idle")
+
+    def streams(self) -> set[str]:
+        """Return the streams that somebody watches."""
+        return {session.stream for session in self._all.values()}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(tuple(self._all.values()))
+
+
+def _fields(session: Session) -> dict[str, object]:
+    return {"stream": session.stream, "protocol": session.protocol, "session": session.number}
