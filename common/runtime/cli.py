@@ -1,0 +1,236 @@
+"""The one command: ``headwater origin|edge|balancer|solo|demo|...``.
+
+A role is named by its module and imported only when it is started, so that ``common`` depends on
+no role and a balancer never loads FFmpeg. Exit codes: 0 stopped on request, 2 configuration,
+3 cannot listen, 130 interrupted twice.
+"""
+
+import argparse
+import asyncio
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from common import __version__
+from common.errors import ConfigError, HeadwaterError, ListenError
+from common.runtime import config, logs
+from common.runtime.registry import EmbeddedRegistry
+from common.runtime.tasks import INTERRUPTED, run_until_signalled
+
+ROLES = {
+    "origin": "ingest live streams and broadcast them to the edges",
+    "edge": "serve viewers",
+    "balancer": "redirect viewers to the least loaded edge",
+}
+
+CONFIGURATION = 2
+"""Exit code for a setting that is wrong."""
+
+CANNOT_LISTEN = 3
+"""Exit code for an address that cannot be listened on."""
+
+
+class Role(Protocol):
+    """What the ``app`` module of a role provides."""
+
+    Config: type[Any]
+
+    def run(self, settings: Any) -> Coroutine[Any, Any, None]:
+        """Serve until cancelled."""
+
+
+class Machine(config.Settings, frozen=True):
+    """The sections that belong to no role."""
+
+    node: config.NodeSettings = config.NodeSettings()
+    log: config.LogSettings = config.LogSettings()
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the argument parser; the manual page is made from it."""
+    top = argparse.ArgumentParser(prog="headwater", description="Distributed live-media cluster.")
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, what in ROLES.items():
+        _configurable(commands.add_parser(name, help=what, description=what))
+    what = "run origin, edge and balancer on this machine"
+    _configurable(commands.add_parser("solo", help=what, description=what))
+    what = "run a whole cluster on loopback with a test stream"
+    demo = commands.add_parser("demo", help=what, description=what)
+    demo.add_argument("--edges", type=int, default=2, metavar="N", help="how many edges (2)")
+    demo.add_argument("--ports", choices=["0", "default"], default="default", help="0: any free")
+    demo.add_argument("--duration", type=float, metavar="S", help="end after so many seconds")
+    demo.add_argument("--json", action="store_true", help="print one line for scripts")
+    commands.add_parser("videogen", help="send a generated test stream", add_help=False)
+    what = "show or check the settings"
+    settings = commands.add_parser("config", help=what, description=what)
+    settings.add_argument("action", choices=["show", "check"])
+    settings.add_argument("role", nargs="?", choices=list(ROLES), help="one role only")
+    _configurable(settings)
+    for name, what in (("streams", "list the live streams"), ("nodes", "list the live nodes")):
+        listing = commands.add_parser(name, help=what, description=what)
+        listing.add_argument("--json", action="store_true", help="print JSON")
+        _configurable(listing)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if given[:1] == ["videogen"]:
+            module = importlib.import_module("origin.videogen_cli")
+            return cast(Callable[[Sequence[str]], int], module.main)(given[1:])
+        arguments = parser().parse_args(given)
+        return _COMMANDS.get(arguments.command, _role)(arguments)
+    except (HeadwaterError, ExceptionGroup) as error:
+        return fail(_expected(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def fail(error: HeadwaterError) -> int:
+    """Say on standard error what went wrong; return the exit code."""
+    print(f"headwater: {error}", file=sys.stderr)
+    if isinstance(error, ListenError):
+        return CANNOT_LISTEN
+    return CONFIGURATION if isinstance(error, ConfigError) else 1
+
+
+def overrides(pairs: Sequence[str]) -> dict[str, str]:
+    """Return ``--set`` options as a mapping.
+
+    Raises:
+        ConfigError: If one is not of the form KEY=VALUE.
+    """
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigError("--set", f"{pair!r} is not of the form section.key=value")
+    return dict(cast(tuple[str, str], pair.split("=", 1)) for pair in pairs)
+
+
+def _expected(error: Exception) -> HeadwaterError:
+    """Return the error raised on purpose, also out of a task group; raise any other."""
+    if isinstance(error, ExceptionGroup):
+        ours, others = error.split(HeadwaterError)
+        if ours is None or others is not None:
+            raise error
+        return _expected(ours.exceptions[0])
+    if not isinstance(error, HeadwaterError):
+        raise error
+    return error
+
+
+def _configurable(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-c", "--config", type=Path, metavar="FILE", help="TOML file")
+    command.add_argument(
+        "-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="section.key=value"
+    )
+
+
+def _load(schema: type[Any], arguments: argparse.Namespace) -> Any:
+    return config.load(schema, arguments.config, overrides(arguments.set), os.environ)
+
+
+def _app(role: str) -> Role:
+    return cast(Role, importlib.import_module(f"{role}.app"))
+
+
+def _role(arguments: argparse.Namespace) -> int:
+    machine: Machine = _load(Machine, arguments)
+    logs.configure(machine.log.level, machine.log.style)
+    role = _app(arguments.command)
+    asyncio.run(run_until_signalled(role.run(_load(role.Config, arguments))))
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    _load(Machine, arguments)
+    for role in [arguments.role] if arguments.role else ROLES:
+        settings = _load(_app(role).Config, arguments)
+        if arguments.action == "show":
+            print(f"# {role}\n{as_toml(config.dump(settings))}")
+    if arguments.action == "check":
+        print("the configuration is good")
+    return 0
+
+
+def as_toml(tree: dict[str, Any], path: str = "") -> str:
+    """Return plain settings as TOML."""
+    lines = [f"{_key(k)} = {_value(v)}" for k, v in tree.items() if not _is_table(v)]
+    if lines and path:
+        lines.insert(0, f"[{path}]")
+    parts = ["\n".join(lines) + "\n"] if lines else []
+    for key, value in tree.items():
+        if _is_table(value):
+            parts.append(as_toml(value, f"{path}.{_key(key)}".lstrip(".")))
+    return "\n".join(filter(None, parts))
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
+
+
+def _value(value: object) -> str:
+    return '""' if value is None else json.dumps(value)
+
+
+def _streams(arguments: argparse.Namespace) -> int:
+    machine: Machine = _load(Machine, arguments)
+    owners = asyncio.run(EmbeddedRegistry(machine.node.registry).owners())
+    rows = [{"stream": o.stream, "node": o.node, "epoch": o.epoch, "term": o.term} for o in owners]
+    return _print(rows, arguments.json, "no stream is live")
+
+
+def _nodes(arguments: argparse.Namespace) -> int:
+    machine: Machine = _load(Machine, arguments)
+    nodes = asyncio.run(EmbeddedRegistry(machine.node.registry).nodes())
+    rows = [{"name": n.name, "role": n.role, "pid": n.pid, **n.endpoints} for n in nodes]
+    return _print(rows, arguments.json, "no node is live")
+
+
+def _print(rows: Sequence[dict[str, Any]], as_json: bool, nothing: str) -> int:
+    if as_json:
+        print(json.dumps(rows))
+    for row in () if as_json else rows:
+        print("  ".join(f"{key}={value}" for key, value in row.items()))
+    if not rows and not as_json:
+        print(nothing)
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from common.runtime import demo  # what a role does not need, it does not load
+
+    logs.configure("warning")
+    return demo.main(
+        edges=arguments.edges,
+        any_ports=arguments.ports == "0",
+        duration=arguments.duration,
+        as_json=arguments.json,
+    )
+
+
+def _solo(arguments: argparse.Namespace) -> int:
+    from common.runtime import solo
+
+    machine: Machine = _load(Machine, arguments)
+    logs.configure(machine.log.level, machine.log.style)
+    return solo.main(arguments.config, arguments.set)
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "config": _config,
+    "demo": _demo,
+    "nodes": _nodes,
+    "solo": _solo,
+    "streams": _streams,
+}

@@ -1,0 +1,127 @@
+"""The settings that every role has: the node, its logs, and the streams."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from common.errors import ConfigError
+from common.runtime.loader import SECTIONS, Settings, build, dump, load
+from common.runtime.units import Duration, Size
+
+__all__ = [
+    "SECTIONS",
+    "ConfigError",
+    "Duration",
+    "LogSettings",
+    "NodeSettings",
+    "Settings",
+    "Size",
+    "StreamSettings",
+    "build",
+    "dump",
+    "load",
+]
+
+
+class NodeSettings(Settings, frozen=True):
+    """``[node]``: who this node is and where it keeps its files."""
+
+    name: str = "node"
+    """Name of the node in the cluster; the role (``origin``, ``edge``, ``balancer``) if not set."""
+
+    run: str = ""
+    """Folder for sockets and the like, gone after a reboot. Nodes of a machine may share it.
+    Default: ``$RUNTIME_DIRECTORY``, ``/run/headwater`` as root, else one of the user's."""
+
+    pages: str = ""
+    """Folder of the track pages, of this node alone; best on tmpfs. Default:
+    ``/dev/shm/headwater-NAME``."""
+
+    pages_max: Size = Size(2 * 2**30)
+    """Bytes that the page folder may take."""
+
+    registry: str = ""
+    """Folder of the embedded registry, shared by all nodes of the machine. Default:
+    ``$STATE_DIRECTORY``, ``/var/lib/headwater`` as root, else one of the user's, and ``registry``
+    in it."""
+
+    def __post_init__(self) -> None:
+        """Fill the folders that were not set."""
+        defaults = {
+            "run": str(_run_folder()),
+            "pages": f"/dev/shm/headwater-{self.name}",
+            "registry": str(_state_folder() / "registry"),
+        }
+        for field, value in defaults.items():
+            if not getattr(self, field):
+                msgspec.structs.force_setattr(self, field, value)
+
+
+class LogSettings(Settings, frozen=True):
+    """``[log]``: what is said on standard error, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important events to show."""
+
+    style: Literal["text", "json"] = "text"
+    """One line of words, or one JSON object a line."""
+
+
+class StreamSettings(Settings, frozen=True):
+    """``[streams.NAME]``: one stream, or with it all of ``NAME+anything``."""
+
+    key: str = ""
+    """What a publisher has to know. Without one, and without ``open`` or ``source``, nobody can
+    publish."""
+
+    open: bool = False
+    """Let anybody publish who knows the name."""
+
+    source: str = ""
+    """Where the origin itself takes the stream from: ``videogen://`` or the path of a file."""
+
+    on_conflict: Literal["refuse", "replace"] = "refuse"
+    """What a second publisher with the right key gets while the first one is sending."""
+
+    takeover: Duration = Duration(1)
+    """A publisher silent for longer than this is replaced by the next one with the right key."""
+
+    reconnect: Duration = Duration(30)
+    """How long a stream waits for a publisher that broke off before it ends."""
+
+    window: Duration = Duration(60)
+    """How far back viewers can seek."""
+
+    bytes_max: Size = Size(512 * 2**20)
+    """Bytes of pages that the stream may take on a node."""
+
+    segment: Duration = Duration(2)
+    """Least duration of a segment; it ends with the next keyframe after that."""
+
+    segment_max: Duration = Duration(6)
+    """Greatest duration of a segment; a longer GOP is cut where there is no keyframe."""
+
+    part: Duration = Duration(0.2)
+    """Duration of the parts of low-latency HLS."""
+
+
+def _run_folder() -> Path:
+    given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given)
+    if os.geteuid() == 0:
+        return Path("/run/headwater")
+    user = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(user, "headwater") if user else Path(f"/tmp/headwater-{os.geteuid()}")
+
+
+def _state_folder() -> Path:
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given)
+    if os.geteuid() == 0:
+        return Path("/var/lib/headwater")
+    user = os.environ.get("XDG_STATE_HOME")
+    return Path(user) / "headwater" if user else Path.home() / ".local/state/headwater"

@@ -1,0 +1,122 @@
+"""HTTP that every role serves: health, metrics, errors as problem+json, CORS, a server to run on.
+
+The deadlines and caps here are the ones that SECURITY.md lists.
+"""
+
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiohttp import web
+
+from common.errors import HeadwaterError, NodeUnavailable, StreamNotFound
+from common.runtime.logs import Log
+
+log = Log("http")
+
+KEEPALIVE = 15.0
+"""Seconds that an idle connection is kept; aiohttp's runner would keep it for an hour."""
+
+SHUTDOWN = 0.5
+"""Seconds that requests under way get when the server stops."""
+
+MAX_BODY = 64 * 1024
+"""Bytes of a request's body, except where a handler reads a stream."""
+
+RETRY_AFTER = 1
+"""Seconds after which a refused client may try again."""
+
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
+    "Access-Control-Allow-Headers": "*",
+    "Access-Control-Expose-Headers": "*",
+    "Access-Control-Max-Age": "86400",
+}
+"""Any page may play what it may fetch; without credentials, so no cookie is ever sent."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer with the status that an error of ours carries."""
+    try:
+        return await handler(request)
+    except HeadwaterError as error:
+        return problem(error, cors=True)
+
+
+def problem(error: HeadwaterError, *, cors: bool = False) -> web.Response:
+    """Return an error as ``application/problem+json`` (RFC 9457)."""
+    headers = {"Cache-Control": "no-store", **(CORS if cors else {})}
+    if isinstance(error, StreamNotFound | NodeUnavailable):
+        headers["Retry-After"] = str(RETRY_AFTER)
+    words = "".join(f" {c}" if c.isupper() else c for c in type(error).__name__).strip()
+    body = {"type": "about:blank", "title": words.capitalize(), "detail": str(error)}
+    return web.json_response(
+        {**body, "status": error.http_status},
+        status=error.http_status,
+        headers=headers,
+        content_type="application/problem+json",
+    )
+
+
+def health_routes(
+    ready: Callable[[], str | None], metrics_text: Callable[[], bytes | str]
+) -> list[web.RouteDef]:
+    """Return ``/healthz``, ``/readyz`` and ``/metrics``.
+
+    ``ready`` returns None, or what the node is still waiting for.
+    """
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n", headers={"Cache-Control": "no-store"})
+
+    async def readyz(_: web.Request) -> web.Response:
+        missing = ready()
+        headers = {"Cache-Control": "no-store"}
+        if missing is None:
+            return web.Response(text="ready\n", headers=headers)
+        headers["Retry-After"] = str(RETRY_AFTER)
+        return web.Response(text=f"{missing}\n", status=503, headers=headers)
+
+    async def metrics(_: web.Request) -> web.Response:
+        text = metrics_text()
+        return web.Response(
+            body=text.encode() if isinstance(text, str) else text,
+            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+    return [
+        web.get("/healthz", healthz),
+        web.get("/readyz", readyz),
+        web.get("/metrics", metrics),
+    ]
+
+
+def application(routes: Iterable[web.AbstractRouteDef] = ()) -> web.Application:
+    """Return an application with the error middleware and ``routes``."""
+    app = web.Application(middlewares=[errors], client_max_size=MAX_BODY)
+    app.add_routes(list(routes))
+    return app
+
+
+async def preflight(_: web.Request) -> web.Response:
+    """Answer an OPTIONS request of a browser."""
+    return web.Response(status=204, headers=CORS)
+
+
+async def serve(app: web.Application, *listeners: socket.socket) -> web.AppRunner:
+    """Serve ``app`` on bound sockets; ``cleanup()`` of the runner that is returned ends it."""
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,  # a small gzip body must not become a large one
+        keepalive_timeout=KEEPALIVE,
+        shutdown_timeout=SHUTDOWN,
+        handle_signals=False,
+    )
+    await runner.setup()
+    for listener in listeners:
+        await web.SockSite(runner, listener).start()
+    return runner

@@ -1,0 +1,129 @@
+"""Listening sockets: dual-stack, and an error that says who holds a taken port."""
+
+import contextlib
+import errno
+import os
+import socket
+from pathlib import Path
+
+from common.errors import ConfigError, ListenError
+
+BACKLOG = 1024
+
+
+def parse(address: str, setting: str = "address") -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT``, ``[V6]:PORT``, ``:PORT`` or ``PORT``.
+
+    No host means ``::``.
+
+    Raises:
+        ConfigError: If it is none of these.
+    """
+    host, _, port = address.strip().rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not port.isdecimal() or int(port) > 65535 or (":" in host and "[" not in address):
+        raise ConfigError(setting, f"{address!r} is not an address such as '[::]:8080'")
+    return host or "::", int(port)
+
+
+def bind(address: str, *, setting: str = "address", udp: bool = False) -> socket.socket:
+    """Return a non-blocking socket bound to ``address``, listening unless it is for UDP.
+
+    ``[::]`` and no host mean IPv6 and IPv4 alike (IPv4 alone on a machine without IPv6).
+    ``setting`` is named in errors: it is what to change.
+
+    Raises:
+        ConfigError: If the address cannot be read.
+        ListenError: If it cannot be bound.
+    """
+    host, port = parse(address, setting)
+    try:
+        return _bind(host, port, udp)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT and host == "::":
+            return bind(f"0.0.0.0:{port}", setting=setting, udp=udp)
+        raise ListenError(_explain(address, port, udp, setting, error)) from error
+
+
+def authority(listener: socket.socket, host: str = "") -> str:
+    """Return ``HOST:PORT`` where others on this machine reach ``listener``, for URLs.
+
+    A wildcard address becomes 127.0.0.1, or ``host`` if given.
+    """
+    bound, port = listener.getsockname()[:2]
+    if bound in ("::", "0.0.0.0"):
+        bound = "127.0.0.1"
+    bound = host or bound
+    return f"[{bound}]:{port}" if ":" in bound else f"{bound}:{port}"
+
+
+def holder(port: int, udp: bool = False) -> str:
+    """Say which process has ``port``: ``PID (command)``, or nothing if it cannot be seen."""
+    inodes = {f"socket:[{inode}]" for inode in _inodes(port, udp)}
+    for folder in Path("/proc").iterdir() if inodes else ():
+        if folder.name.isdecimal() and _has(folder / "fd", inodes):
+            command = (
+                (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            )
+            return f"process {folder.name} ({command.strip()[:120]})"
+    return "a process of another user" if inodes else ""
+
+
+def _bind(host: str, port: int, udp: bool) -> socket.socket:
+    kind, protocol = (
+        (socket.SOCK_DGRAM, socket.IPPROTO_UDP) if udp else (socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    )
+    # The protocol has to be explicit: asyncio sets TCP_NODELAY only where it reads IPPROTO_TCP.
+    found = socket.getaddrinfo(host, port, type=kind, proto=protocol, flags=socket.AI_PASSIVE)
+    family, _, _, _, target = found[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host == "::" else 1)
+        if not udp:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(target)
+        if not udp:
+            bound.listen(BACKLOG)
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _explain(address: str, port: int, udp: bool, setting: str, error: OSError) -> str:
+    change = f"set {setting} to another address, or to port 0 for any free one"
+    if error.errno == errno.EADDRINUSE:
+        who = holder(port, udp)
+        held = f"is taken by {who}" if who else "is taken"
+        return f"cannot listen on {address}: port {port} {held}; {change}"
+    if error.errno == errno.EACCES:
+        return f"cannot listen on {address}: ports below 1024 need a privilege; {change}"
+    return f"cannot listen on {address}: {error.strerror or error}; {change}"
+
+
+def _inodes(port: int, udp: bool) -> set[str]:
+    found = set()
+    listening = "07" if udp else "0A"
+    for name in ("udp", "udp6") if udp else ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/net", name).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == listening and int(fields[1].rpartition(":")[2], 16) == port:
+                    found.add(fields[9])
+    return found
+
+
+def _has(folder: Path, links: set[str]) -> bool:
+    try:
+        return any(_link(path) in links for path in folder.iterdir())
+    except OSError:
+        return False
+
+
+def _link(path: Path) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""

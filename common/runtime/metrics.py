@@ -1,0 +1,164 @@
+"""Every metric of Headwater, in one place.
+
+Names begin with ``headwater_`` and use base units. Labels are only stream, protocol, node, kind
+and reason: nothing that grows without end, no addresses and no ids. To add a metric, add a line.
+``kind`` is a track's (video, audio, metadata, subtitle).
+"""
+
+import os
+import resource
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from common import __version__
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+REGISTRY = CollectorRegistry(auto_describe=True)
+
+Snapshot = dict[str, list[Any]]
+"""Family name -> [type, help, [[sample name, [[label, value], ...], number], ...]]; plain values
+that msgpack carries."""
+
+LABELS = frozenset({"stream", "protocol", "node", "kind", "reason"})
+
+LATENCY_BUCKETS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 1.5, 2, 3, 5, 10, 30)
+"""Seconds; fine where two frames are, coarse where segments are."""
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(f"headwater_{name}", text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(f"headwater_{name}", text, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, text: str, *labels: str) -> Histogram:
+    return Histogram(f"headwater_{name}", text, labels, registry=REGISTRY, buckets=LATENCY_BUCKETS)
+
+
+# Origin: what comes in and goes to the bus.
+FRAMES_INGESTED = _counter("frames_ingested", "Frames taken in.", "stream", "kind")
+INGEST_BYTES = _counter("ingest_bytes", "Payload bytes taken in.", "stream", "kind")
+FRAMES_DROPPED = _counter("frames_dropped", "Frames not carried on.", "stream", "reason")
+DISCONTINUITIES = _counter("discontinuities", "Breaks of a timeline.", "stream", "reason")
+SEGMENTS = _counter("segments", "Segments closed.", "stream")
+PUBLISHERS = _gauge("publishers", "Publishers connected.", "protocol")
+PUBLISHERS_TOTAL = _counter("publishers_accepted", "Publishers accepted.", "protocol")
+PUBLISHERS_REFUSED = _counter("publishers_refused", "Publishers refused.", "protocol", "reason")
+STREAM_ONLINE = _gauge("stream_online", "Whether a publisher feeds the stream.", "stream")
+LAST_FRAME = _gauge("last_frame_timestamp_seconds", "Unix time of the newest frame.", "stream")
+
+# Bus, sending side.
+RECORDS_BROADCAST = _counter("records_broadcast", "Records sent to the bus.", "stream")
+BROADCAST_BYTES = _counter("broadcast_bytes", "Payload bytes sent to the bus.", "stream")
+RECORDS_RESENT = _counter("records_resent", "Records sent again: join, repair.", "stream", "reason")
+
+# Bus, receiving side.
+RECORDS_RECEIVED = _counter("records_received", "Records received live.", "stream")
+RECEIVED_BYTES = _counter("received_bytes", "Payload bytes received.", "stream")
+RECORDS_REPAIRED = _counter("records_repaired", "Missing records that repair brought.", "stream")
+RECORDS_BACKFILLED = _counter("records_backfilled", "Older records fetched at a join.", "stream")
+GAPS = _counter("bus_gaps", "Gaps seen in the numbering.", "stream")
+RECORDS_LOST = _counter("records_lost", "Records written down as lost.", "stream", "reason")
+BUS_DROPS = _counter("bus_messages_dropped", "Messages of the bus not used.", "reason")
+STREAMS_SUBSCRIBED = _gauge("streams_subscribed", "Streams taken from the bus.")
+CAPTURE_TO_EDGE = _histogram(
+    "capture_to_edge_seconds", "From the encoder's clock to the pages of the edge.", "stream"
+)
+
+# Edge: viewers.
+SESSIONS = _gauge("sessions", "Viewers' sessions now.", "protocol")
+SESSIONS_TOTAL = _counter("sessions_opened", "Viewers' sessions opened.", "protocol")
+SESSIONS_REFUSED = _counter("sessions_refused", "Viewers refused.", "protocol", "reason")
+EGRESS_BYTES = _counter("egress_bytes", "Bytes sent to viewers.", "protocol")
+FRAMES_SKIPPED = _counter(
+    "viewer_frames_skipped", "Frames left out for slow viewers.", "protocol", "reason"
+)
+CAPTURE_TO_VIEWER = _histogram(
+    "capture_to_viewer_seconds", "From the encoder's clock to the viewer's socket.", "protocol"
+)
+CHILD_RESTARTS = _counter("child_restarts", "Child processes started again.", "kind")
+
+# Pages.
+PAGES = _gauge("pages", "Track pages held.", "stream")
+PAGE_BYTES = _gauge("page_bytes", "Bytes of track pages held.", "stream")
+
+# Balancer.
+REDIRECTS = _counter("redirects", "Viewers sent to an edge.", "node", "protocol")
+REDIRECTS_REFUSED = _counter("redirects_refused", "Viewers not sent anywhere.", "reason")
+GOSSIP_AGE = _gauge("gossip_age_seconds", "Since the last word of an edge.", "node")
+EDGES_ELIGIBLE = _gauge("edges_eligible", "Edges that can take viewers.")
+
+# Every process.
+BUILD_INFO = Gauge("headwater_build_info", "1, by version.", ["version"], registry=REGISTRY)
+BUILD_INFO.labels(version=__version__).set(1)
+LOOP_LAG = _gauge("loop_lag_seconds", "How late the event loop runs its timers.", "kind")
+
+
+class ProcessCollector(Collector):
+    """CPU, memory and descriptors of this process; those of children are added when merged."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the figures now."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        yield CounterMetricFamily(
+            "headwater_process_cpu_seconds",
+            "CPU time of the node's processes.",
+            value=usage.ru_utime + usage.ru_stime,
+        )
+        with open("/proc/self/statm", encoding="ascii") as file:
+            resident = int(file.read().split()[1]) * resource.getpagesize()
+        yield GaugeMetricFamily(
+            "headwater_process_resident_memory_bytes",
+            "Memory of the node's processes, shared pages counted in each.",
+            value=resident,
+        )
+        yield GaugeMetricFamily(
+            "headwater_process_open_fds",
+            "File descriptors open in the node's processes.",
+            value=len(os.listdir("/proc/self/fd")),
+        )
+
+
+REGISTRY.register(ProcessCollector())
+STARTED = _gauge("process_start_time_seconds", "Unix time when the node started.")
+STARTED.set(time.time())
+
+
+def snapshot(registry: CollectorRegistry = REGISTRY) -> Snapshot:
+    """Return the metrics of this process, to be sent to its supervisor."""
+    return {
+        family.name: [
+            family.type,
+            family.documentation,
+            [[s.name, [list(pair) for pair in s.labels.items()], s.value] for s in family.samples],
+        ]
+        for family in registry.collect()
+        if family.samples
+    }
+
+
+def text(registry: CollectorRegistry = REGISTRY) -> bytes:
+    """Return the metrics of this process alone, in the text format of Prometheus."""
+    return generate_latest(registry)
+
+
+def forget_stream(stream: str) -> None:
+    """Remove the series of a stream that is gone from this process."""
+    for metric in list(globals().values()):
+        if "stream" in getattr(metric, "_labelnames", ()):
+            metric.remove_by_labels({"stream": stream})

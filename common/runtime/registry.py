@@ -1,0 +1,269 @@
+"""Who is there and who owns what: the cluster's registry, and the embedded one of one machine.
+
+The embedded registry is a folder of small JSON files, so that a first run needs no server. Every
+change is made under one lock (``flock``) and by atomic rename; readers take no lock. A node is
+live while the process that registered it is. The file of a stream stays when it is released, so
+that terms, epochs and segment numbers only ever rise.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from common.errors import NodeUnavailable, StreamBusy
+from common.names import check_name
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEntry:
+    """One node as the others see it."""
+
+    name: str
+    role: str
+    """``origin``, ``edge``, ``relay`` or ``balancer``."""
+
+    endpoints: dict[str, str]
+    """Where to reach it, by purpose: an origin has bus, control, http and rtmp; an edge http,
+    admin and gossip; a balancer http. ``HOST:PORT``, or a ZeroMQ address for bus and control."""
+
+    capacity: dict[str, float] = field(default_factory=dict)
+    """What it can carry: ``bits_per_second``, ``sessions``, ``cores``, ``bytes``."""
+
+    pid: int = field(default_factory=os.getpid)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who owns a stream, and under which numbers."""
+
+    stream: str
+    node: str
+    epoch: int
+    """Names one numbering of the stream."""
+
+    term: int
+    """Names this ownership; it only ever rises, so the higher of two is right."""
+
+    endpoints: dict[str, str]
+    pid: int = 0
+
+
+class Registry(Protocol):
+    """Membership and ownership. No media waits for it."""
+
+    async def register(self, entry: NodeEntry) -> None:
+        """Make a node known; the same name registers again to change its entry."""
+
+    async def unregister(self, name: str) -> None:
+        """Take a node out."""
+
+    async def nodes(self, role: str = "") -> list[NodeEntry]:
+        """Return the live nodes, of one role or all, by name."""
+
+    async def acquire(
+        self, stream: str, node: str, endpoints: Mapping[str, str], epoch: int = 0
+    ) -> Owner:
+        """Become the owner of a stream, under a term higher than any before.
+
+        ``epoch`` is the numbering that the node continues; 0 begins a new one, higher than any
+        before.
+
+        Raises:
+            StreamBusy: If a live node owns it; the text names that node.
+        """
+
+    async def release(self, owner: Owner) -> None:
+        """Give a stream up, unless somebody else has it by now."""
+
+    async def owner(self, stream: str) -> Owner | None:
+        """Return the live owner of a stream."""
+
+    async def owners(self) -> list[Owner]:
+        """Return the live owners of all streams, by stream."""
+
+    async def reserve_segments(self, stream: str, count: int, at_least: int = 0) -> int:
+        """Return the first of ``count`` segment numbers that nobody was given before.
+
+        It is not below ``at_least``: the number after what the pages already hold.
+        """
+
+
+def now_us() -> int:
+    """Return Unix microseconds."""
+    return time.time_ns() // 1000
+
+
+LOCK_TIMEOUT = 5.0
+"""Seconds to wait for another process that changes the registry."""
+
+
+class EmbeddedRegistry:
+    """The :class:`Registry` of the nodes on one machine."""
+
+    def __init__(self, folder: Path | str, clock: Callable[[], int] = now_us) -> None:
+        """Use ``folder``, created if need be; ``clock`` tells Unix microseconds."""
+        self._nodes = Path(folder) / "nodes"
+        self._streams = Path(folder) / "streams"
+        self._lock = Path(folder) / "lock"
+        self._clock = clock
+        for path in (self._nodes, self._streams):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    async def register(self, entry: NodeEntry) -> None:
+        """Make a node known; entries of dead nodes are swept."""
+        async with self._locked():
+            for path in self._nodes.glob("*.json"):
+                if not _alive(_read(path)):
+                    path.unlink(missing_ok=True)
+            _write(self._file(entry.name), {**asdict(entry), "started": start_time(entry.pid)})
+
+    async def unregister(self, name: str) -> None:
+        """Take a node out."""
+        async with self._locked():
+            self._file(name).unlink(missing_ok=True)
+
+    async def nodes(self, role: str = "") -> list[NodeEntry]:
+        """Return the live nodes."""
+        trees = [_read(path) for path in sorted(self._nodes.glob("*.json"))]
+        return [
+            NodeEntry(
+                name=tree["name"],
+                role=tree["role"],
+                endpoints=tree["endpoints"],
+                capacity=tree["capacity"],
+                pid=tree["pid"],
+            )
+            for tree in trees
+            if _alive(tree) and role in ("", tree["role"])
+        ]
+
+    async def acquire(
+        self, stream: str, node: str, endpoints: Mapping[str, str], epoch: int = 0
+    ) -> Owner:
+        """Become the owner of a stream."""
+        path = self._stream(stream)
+        async with self._locked():
+            old = _read(path)
+            if _owned(old) and old["pid"] != os.getpid():
+                raise StreamBusy(f"{stream} is already published on {old['node']}")
+            now = self._clock()
+            term = max(old.get("term", 0) + 1, now)
+            last = old.get("epoch", 0)
+            owner = Owner(
+                stream=stream,
+                node=node,
+                epoch=epoch or max(last + 1, now),
+                term=term,
+                endpoints=dict(endpoints),
+                pid=os.getpid(),
+            )
+            _write(path, {**old, **asdict(owner), "started": start_time(owner.pid), "owned": True})
+        return owner
+
+    async def release(self, owner: Owner) -> None:
+        """Give a stream up, unless somebody else has it by now."""
+        path = self._stream(owner.stream)
+        async with self._locked():
+            tree = _read(path)
+            if tree.get("term") == owner.term:
+                _write(path, {**tree, "owned": False})
+
+    async def owner(self, stream: str) -> Owner | None:
+        """Return the live owner of a stream."""
+        tree = _read(self._stream(stream))
+        return _owner(tree) if _owned(tree) else None
+
+    async def owners(self) -> list[Owner]:
+        """Return the live owners of all streams."""
+        trees = [_read(path) for path in sorted(self._streams.glob("*.json"))]
+        return [_owner(tree) for tree in trees if _owned(tree)]
+
+    async def reserve_segments(self, stream: str, count: int, at_least: int = 0) -> int:
+        """Return the first of ``count`` segment numbers that nobody was given before."""
+        path = self._stream(stream)
+        async with self._locked():
+            tree = _read(path)
+            first: int = max(tree.get("segments", 0), at_least)
+            _write(path, {**tree, "segments": first + count})
+        return first
+
+    def _file(self, node: str) -> Path:
+        return self._nodes / f"{quote(node, safe='')}.json"
+
+    def _stream(self, stream: str) -> Path:
+        return self._streams / f"{quote(check_name(stream), safe='+')}.json"
+
+    @contextlib.asynccontextmanager
+    async def _locked(self) -> AsyncIterator[None]:
+        with self._lock.open("w") as file:
+            try:
+                async with asyncio.timeout(LOCK_TIMEOUT):
+                    while not _try_lock(file.fileno()):  # noqa: ASYNC110 - another process holds it
+                        await asyncio.sleep(0.005)
+            except TimeoutError as error:
+                raise NodeUnavailable(f"the registry {self._lock.parent} is locked") from error
+            yield
+
+
+def start_time(pid: int) -> int:
+    """Return when a process started, in clock ticks since boot; 0 if there is none.
+
+    A pid may be given to another process later; the pair of both is given only once.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    fields = stat.rpartition(")")[2].split()
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _alive(tree: dict[str, Any]) -> bool:
+    return bool(tree) and tree["started"] != 0 and start_time(tree["pid"]) == tree["started"]
+
+
+def _owned(tree: dict[str, Any]) -> bool:
+    return bool(tree.get("owned")) and _alive(tree)
+
+
+def _owner(tree: dict[str, Any]) -> Owner:
+    return Owner(
+        stream=tree["stream"],
+        node=tree["node"],
+        epoch=tree["epoch"],
+        term=tree["term"],
+        endpoints=tree["endpoints"],
+        pid=tree["pid"],
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a file says; nothing if there is none or it is damaged."""
+    try:
+        tree = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def _write(path: Path, tree: Mapping[str, Any]) -> None:
+    new = path.with_suffix(f".{os.getpid()}.new")
+    new.write_text(json.dumps(tree))
+    new.chmod(0o600)
+    new.replace(path)
