@@ -1,0 +1,76 @@
+"""Hears the gossip of the edges: one SUB socket, drained from the event loop."""
+
+import asyncio
+from collections.abc import Callable
+
+import zmq
+
+from common.errors import FormatError
+from common.runtime.logs import Log
+from common.wire.gossip import Gossip, decode_gossip
+
+MAX_MESSAGE = 256 * 1024
+"""Bytes; a report of an edge that carries thousands of streams fits."""
+
+DRAIN = 100
+"""Messages taken in one turn of the event loop."""
+
+log = Log("balancer.gossip")
+
+
+class GossipListener:
+    """Subscribes to every edge it is told of and hands each report on."""
+
+    def __init__(self, deliver: Callable[[Gossip], None]) -> None:
+        self._deliver = deliver
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        # No libzmq heartbeat on a receiving socket: it can abort the process (issue 3937).
+        for option, value in (
+            (zmq.SNDHWM, 0),
+            (zmq.RCVHWM, 1000),
+            (zmq.MAXMSGSIZE, MAX_MESSAGE),
+            (zmq.LINGER, 0),
+            (zmq.IPV6, 1),
+            (zmq.TCP_KEEPALIVE, 1),
+            (zmq.TCP_KEEPALIVE_IDLE, 5),
+            (zmq.TCP_KEEPALIVE_INTVL, 2),
+            (zmq.TCP_KEEPALIVE_CNT, 3),
+            (zmq.RECONNECT_IVL, 100),
+            (zmq.RECONNECT_IVL_MAX, 1000),
+            (zmq.HANDSHAKE_IVL, 3000),
+        ):
+            self._socket.setsockopt(option, value)
+        self._socket.subscribe(b"G")
+        self._connected: set[str] = set()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket.FD, self._readable)
+
+    def follow(self, endpoints: set[str]) -> None:
+        """Connect to exactly these gossip endpoints."""
+        for endpoint in self._connected - endpoints:
+            self._socket.disconnect(endpoint)
+        for endpoint in endpoints - self._connected:
+            self._socket.connect(endpoint)
+        self._connected = set(endpoints)
+        self._readable()
+
+    def _readable(self) -> None:
+        # The descriptor is edge-triggered: drain, or ask for another turn.
+        for _ in range(DRAIN):
+            try:
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                self._deliver(decode_gossip(parts))
+            except FormatError as error:
+                log.warning("gossip not understood", extra={"error": error})
+        if not self._socket.closed:
+            self._loop.call_soon(self._readable)
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._loop.remove_reader(self._socket.FD)
+        self._socket.close()
+        self._context.term()

@@ -1,0 +1,28 @@
+"""One cluster for all tests that only watch; tests that break things start their own."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.cluster import Cluster, demo
+
+TOOLS = ["ffmpeg", "ffprobe", "chromium", "gst-launch-1.0", "promtool", "node"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tools() -> None:
+    """Fail, not skip, where a peer is missing."""
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    assert not missing, f"missing: {', '.join(missing)}; install them with `make peers`"
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two edges that nothing bad happens to; publishers that left are gone after two seconds."""
+    log = Path(tmp_path_factory.mktemp("cluster")) / "demo.log"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADWATER_ORIGIN__RESUME", "2s")
+        with demo(log) as running:
+            yield running

@@ -1,0 +1,86 @@
+// Play a page in headless Chromium and print, as one line of JSON, what a person would have seen.
+// usage: node play.mjs URL SECONDS [SCREENSHOT.png]
+// Latency is read off the picture: 40 cells in the top 16 rows, 8 of sync, then 32 bits of wall
+// clock in milliseconds. A frame is measured when the browser presents it.
+import { chromium } from 'playwright-core';
+
+const [url, seconds, screenshot] = process.argv.slice(2);
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  args: ['--no-sandbox', '--autoplay-policy=no-user-gesture-required', '--mute-audio',
+    '--disable-background-networking', '--disable-component-update', '--disable-sync',
+    '--disable-quic', '--no-first-run', '--disable-gpu'],
+});
+const page = await browser.newPage({ viewport: { width: 960, height: 640 } });
+const consoleErrors = [];
+const badResponses = [];
+page.on('console', (message) => message.type() === 'error' && consoleErrors.push(message.text()));
+page.on('pageerror', (error) => consoleErrors.push(String(error)));
+page.on('response', (response) => {
+  if (response.status() >= 400) badResponses.push(`${response.status()} ${response.url()}`);
+});
+const opened = Date.now();
+await page.goto(url, { waitUntil: 'domcontentloaded' });
+await page.waitForFunction(() => {
+  const video = document.querySelector('video');
+  return video && video.currentTime > 0 && !video.paused && video.videoWidth > 0;
+}, null, { timeout: 30000, polling: 20 });
+const started = Date.now() - opened;
+const seen = await page.evaluate(async (duration) => {
+  const video = document.querySelector('video');
+  const canvas = new OffscreenCanvas(40, 1);
+  const context = canvas.getContext('2d', { willReadFrequently: true });
+  const latencies = [];
+  let waits = 0;
+  video.addEventListener('waiting', () => { waits += 1; });
+  const read = (now) => {
+    const width = video.videoWidth;
+    const height = 16 * video.videoHeight / video.videoHeight;
+    context.drawImage(video, 0, height / 2, width, 1, 0, 0, 40, 1);
+    const pixels = context.getImageData(0, 0, 40, 1).data;
+    let bits = 0;
+    for (let cell = 0; cell < 40; cell += 1) {
+      const bit = pixels[cell * 4] > 125 ? 1 : 0;
+      if (cell < 8) {
+        if (bit !== (cell % 2 === 0 ? 1 : 0)) return;
+      } else {
+        bits = (bits * 2 + bit) % 4294967296;
+      }
+    }
+    const wall = (performance.timeOrigin + now) % 4294967296;
+    latencies.push((wall - bits + 4294967296) % 4294967296);
+  };
+  const frame = (now) => { read(now); video.requestVideoFrameCallback(frame); };
+  video.requestVideoFrameCallback(frame);
+  const from = video.currentTime;
+  const quality = video.getVideoPlaybackQuality();
+  const frames = quality.totalVideoFrames;
+  const began = performance.now();
+  let stuck = 0;
+  let last = video.currentTime;
+  let lastMoved = began;
+  while (performance.now() - began < duration * 1000) {
+    await new Promise((done) => { setTimeout(done, 50); });
+    if (video.currentTime !== last) { last = video.currentTime; lastMoved = performance.now(); }
+    else if (performance.now() - lastMoved > 400) { stuck += 1; lastMoved = performance.now(); }
+  }
+  const end = video.getVideoPlaybackQuality();
+  return {
+    latencies, waits, stuck,
+    wall: (performance.now() - began) / 1000,
+    advanced: video.currentTime - from,
+    frames: end.totalVideoFrames - frames,
+    dropped: end.droppedVideoFrames - quality.droppedVideoFrames,
+    protocol: window.headwater ? window.headwater.protocol : '',
+    source: video.currentSrc,
+  };
+}, Number(seconds));
+if (screenshot) await page.screenshot({ path: screenshot });
+const sorted = seen.latencies.toSorted((a, b) => a - b);
+const at = (share) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? null;
+delete seen.latencies;
+console.log(JSON.stringify({
+  ...seen, started, samples: sorted.length, p50: at(0.5), p95: at(0.95), max: at(1),
+  url: page.url(), consoleErrors, badResponses,
+}));
+await browser.close();
