@@ -224,7 +224,7 @@ def _solo(arguments: argparse.Namespace) -> int:
 
     machine: Machine = _load(Machine, arguments)
     logs.configure(machine.log.level, machine.log.style)
-    return solo.main(arguments.config, arguments.set)
+    return solo.main(arguments.config, arguments.set, machine.node)
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
