@@ -136,4 +136,4 @@ def _track(item: Any) -> Track:
             raise FormatError(f"catalog: track {key} is a {type(value).__name__}")
     if not 0 < known.get("timescale", 0) <= 1_000_000_000:
         raise FormatError("catalog: timescale out of range")
-    return Track(codec=Codec(item.get("codec")), inits=inits, **known)
+    return Track(codec=Codec(str(item.get("codec"))), inits=inits, **known)

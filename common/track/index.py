@@ -32,7 +32,8 @@ class Opened:
     """Unix microseconds of ``start_us`` by the origin's filtered clock, fixed here for good."""
 
     discontinuity: int
-    """EXT-X-DISCONTINUITY-SEQUENCE of this segment: breaks in the epoch up to and with its start."""
+    """EXT-X-DISCONTINUITY-SEQUENCE of this segment: breaks in the epoch up to and with its
+    start."""
 
     breaks: bool
     """Whether a discontinuity stands right before this segment."""
@@ -84,7 +85,7 @@ Row = Opened | Closed
 def encode_row(row: Row) -> bytes:
     """Return the payload of an index record."""
     opened = row if isinstance(row, Opened) else row.opened
-    head = [
+    head: list[Any] = [
         opened.segment,
         opened.start_us,
         opened.wall_us,
@@ -143,8 +144,8 @@ def decode_row(data: bytes) -> Row:
 
 
 def _piece(items: Any) -> Piece:
-    match items:
-        case [*numbers, bool(key)] if len(numbers) == 9 and all(type(n) is int for n in numbers):
-            return Piece(*numbers, key)
-        case _:
-            raise FormatError("index row: not a piece")
+    if not isinstance(items, list) or len(items) != 10 or type(items[9]) is not bool:
+        raise FormatError("index row: not a piece")
+    if not all(type(number) is int for number in items[:9]):
+        raise FormatError("index row: not a piece")
+    return Piece(*items)

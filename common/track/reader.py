@@ -1,0 +1,421 @@
+"""Read the pages of one stream, from any process.
+
+Nothing is copied or mapped before it is asked for. The writer's ``state`` words tell when the
+folder has to be listed again; else a look at the head costs one read of the newest page's commit
+counter. A page may go at any moment: :exc:`PageGone` is an ordinary answer.
+"""
+
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import FormatError, PageGone, StreamNotFound
+from common.media.track import INDEX_TRACK
+from common.track.catalog import Catalog
+from common.track.folder import CATALOG, State, folder_name
+from common.track.index import Row, decode_row
+from common.track.page import page_name, parse_page_name, read_header
+from common.track.record import RECORD_DTYPE, Flag, Record
+from common.track.view import PageCorrupt, PageView
+
+MAX_MAPS = 32
+"""Pages a reader keeps mapped; each takes a file descriptor."""
+
+
+@dataclass(slots=True)
+class Span:
+    """A page as listed."""
+
+    first: int
+    count: int
+    sealed: bool
+    inode: int
+
+    @property
+    def stop(self) -> int:
+        """The seq behind its last record, as far as known."""
+        return self.first + self.count
+
+
+class StreamReader:
+    """One epoch of a stream as a reader sees it."""
+
+    def __init__(self, folder: Path, stream: str, epoch: int, state: State) -> None:
+        """Use :meth:`open`."""
+        self.stream = stream
+        self.epoch = epoch
+        self._folder = folder
+        self._state = state
+        self._catalog: Catalog | None = None
+        self._catalogs_seen = -1
+        self._pages_seen = -1
+        self._spans: dict[int, list[Span]] = {}
+        self._tracks: dict[int, TrackReader] = {}
+        self._views: OrderedDict[tuple[int, int], PageView] = OrderedDict()
+        self.generation = 0
+        """Counts how often the folder was listed."""
+
+    @classmethod
+    def open(cls, root: Path, stream: str, epoch: int) -> "StreamReader":
+        """Attach to a stream's folder.
+
+        Raises:
+            StreamNotFound: If there is none.
+        """
+        folder = root / folder_name(stream, epoch)
+        reader = cls(folder, stream, epoch, State.view(folder))
+        reader.refresh()
+        return reader
+
+    def close(self) -> None:
+        """Drop all maps. A reader that is simply forgotten drops them as well."""
+        self._views.clear()
+        for track in self._tracks.values():
+            track.forget()
+        self._state.close()
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog as of the last :meth:`refresh`.
+
+        Raises:
+            StreamNotFound: If the writer has set none yet.
+        """
+        if self._catalog is None:
+            raise StreamNotFound(f"{self.stream} has no catalog yet")
+        return self._catalog
+
+    def refresh(self) -> bool:
+        """Read the catalog if it was replaced; return whether it was."""
+        seen = self._state.catalogs
+        if seen == self._catalogs_seen:
+            return False
+        try:
+            catalog = Catalog.decode((self._folder / CATALOG).read_bytes())
+        except (FileNotFoundError, FormatError):
+            self._catalogs_seen = seen
+            return False
+        self._catalogs_seen = seen
+        changed = catalog != self._catalog
+        self._catalog = catalog
+        return changed
+
+    @property
+    def removed(self) -> bool:
+        """Whether the folder is gone."""
+        return not self._folder.is_dir()
+
+    def tracks(self) -> list[int]:
+        """Return the tracks that hold records, the index track included."""
+        self.relist()
+        return sorted(self._spans)
+
+    def track(self, number: int) -> "TrackReader":
+        """Return the reader of a track; it holds nothing while the track has no records."""
+        reader = self._tracks.get(number)
+        if reader is None:
+            reader = self._tracks[number] = TrackReader(self, number)
+        return reader
+
+    def rows(self, from_seq: int = 0) -> list[tuple[int, Row]]:
+        """Return the decoded index rows held from ``from_seq`` on, with their seqs."""
+        return self.track(INDEX_TRACK).rows(from_seq)
+
+    def relist(self) -> None:
+        """List the folder again if the writer says that pages came or went."""
+        seen = self._state.pages
+        if seen != self._pages_seen:
+            self._pages_seen = seen
+            self._list()
+
+    def _list(self) -> None:
+        known = {
+            (track, span.first, span.inode): span
+            for track, spans in self._spans.items()
+            for span in spans
+            if span.sealed
+        }
+        found: dict[int, list[Span]] = {}
+        for name, inode in self._entries():
+            identity = parse_page_name(name)
+            if identity is None:
+                continue
+            track, first = identity
+            span = known.get((track, first, inode)) or self._span(name, inode)
+            if span is not None:
+                found.setdefault(track, []).append(span)
+        for spans in found.values():
+            spans.sort(key=lambda span: span.first)
+        self._spans = found
+        self.generation += 1
+        present = {(track, span.first): span.inode for track in found for span in found[track]}
+        for key in [key for key, view in self._views.items() if present.get(key) != view.inode]:
+            del self._views[key]
+        for reader in self._tracks.values():
+            reader.forget()
+
+    def _entries(self) -> list[tuple[str, int]]:
+        try:
+            with os.scandir(self._folder) as entries:
+                return [(entry.name, entry.inode()) for entry in entries]
+        except FileNotFoundError:
+            return []
+
+    def _span(self, name: str, inode: int) -> Span | None:
+        try:
+            header = read_header(self._folder / name)
+        except (FileNotFoundError, FormatError):
+            return None
+        if name != page_name(header.track, header.first):
+            return None
+        return Span(header.first, header.committed, header.sealed != 0, inode)
+
+    def spans(self, track: int) -> list[Span]:
+        """Return the listed pages of a track. For :class:`TrackReader`."""
+        return self._spans.get(track, [])
+
+    def view(self, track: int, first: int) -> PageView:
+        """Return the map of a page. For :class:`TrackReader`.
+
+        Raises:
+            PageGone: If it was unlinked or is damaged.
+        """
+        key = (track, first)
+        view = self._views.get(key)
+        if view is not None:
+            self._views.move_to_end(key)
+            return view
+        try:
+            view = PageView(self._folder / page_name(track, first))
+        except FileNotFoundError as error:
+            raise PageGone(f"track {track}: the page of seq {first} has left the window") from error
+        except FormatError as error:
+            raise PageCorrupt(f"track {track}: the page of seq {first}: {error}") from error
+        if len(self._views) >= MAX_MAPS:
+            (old_track, _), _ = self._views.popitem(last=False)
+            self.track(old_track).forget()
+        self._views[key] = view
+        return view
+
+
+class TrackReader:
+    """One track of a stream. All calls see the newest state of the pages."""
+
+    __slots__ = ("_page", "_stream", "number")
+
+    def __init__(self, stream: StreamReader, number: int) -> None:
+        self._stream = stream
+        self._page: PageView | None = None
+        self.number = number
+
+    def forget(self) -> None:
+        """Let go of the page used last. For :class:`StreamReader`."""
+        self._page = None
+
+    def _spans(self) -> list[Span]:
+        """Return the held pages in order; the newest one's count is read from its page."""
+        self._stream.relist()
+        spans = self._stream.spans(self.number)
+        if spans and not spans[-1].sealed:
+            try:
+                spans[-1].count = self._stream.view(self.number, spans[-1].first).refresh()
+            except PageGone:
+                return spans[:-1]
+        return spans
+
+    def _page_of(self, seq: int) -> PageView:
+        spans = self._spans()
+        place = bisect_right(spans, seq, key=lambda span: span.first) - 1
+        if place < 0 or seq >= spans[place].stop:
+            raise PageGone(f"track {self.number}: record {seq} is not held")
+        page = self._stream.view(self.number, spans[place].first)
+        if seq - page.first >= page.count and seq - page.first >= page.refresh():
+            raise PageGone(f"track {self.number}: record {seq} is not held")
+        self._page = page
+        return page
+
+    def _page_for(self, seq: int) -> PageView:
+        page = self._page
+        if page is not None and 0 <= seq - page.first < page.count:
+            return page
+        return self._page_of(seq)
+
+    @property
+    def head(self) -> int:
+        """The next seq; 0 if nothing is held."""
+        spans = self._spans()
+        return spans[-1].stop if spans else 0
+
+    @property
+    def oldest(self) -> int:
+        """The first seq held; the head if nothing is."""
+        spans = self._spans()
+        return spans[0].first if spans else 0
+
+    @property
+    def contiguous_from(self) -> int:
+        """The oldest seq from which everything up to the head is held."""
+        runs = self.runs()
+        return runs[-1][0] if runs else 0
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Return the held ranges, (first, stop), in order."""
+        runs: list[tuple[int, int]] = []
+        for span in self._spans():
+            if not span.count:
+                continue
+            if runs and runs[-1][1] == span.first:
+                runs[-1] = (runs[-1][0], span.stop)
+            else:
+                runs.append((span.first, span.stop))
+        return runs
+
+    def record(self, seq: int) -> Record:
+        """Return one record.
+
+        Raises:
+            PageGone: If it is not held.
+        """
+        page = self._page
+        if page is None or not 0 <= seq - page.first < page.count:
+            page = self._page_of(seq)
+        return page.record(seq - page.first)
+
+    def payload(self, record: Record | int, *, verify: bool = False) -> bytes:
+        """Return a copy of the payload of a record, which may be given by its seq.
+
+        Raises:
+            PageGone: If it is not held; :exc:`PageCorrupt`, one of these, if it is damaged
+                (its crc32 is looked at with ``verify``).
+        """
+        seq = record if isinstance(record, int) else record.seq
+        page = self._page_for(seq)
+        # The page's own record is read: an older copy of this page may have had other offsets.
+        return page.payload(page.record(seq - page.first), verify)
+
+    def _pieces(self, first: int, stop: int) -> list[tuple[PageView, int, int]]:
+        pieces = []
+        while first < stop:
+            page = self._page_for(first)
+            if page.first + page.count < stop:
+                page.refresh()
+            end = min(stop, page.first + page.count)
+            pieces.append((page, first - page.first, end - page.first))
+            first = end
+        return pieces
+
+    def records(self, first: int, stop: int) -> list[Record]:
+        """Return the records ``first`` to ``stop``.
+
+        Raises:
+            PageGone: If one of them is not held.
+        """
+        found: list[Record] = []
+        for page, start, end in self._pieces(first, stop):
+            found += page.records(start, end)
+        return found
+
+    def array(self, first: int, stop: int) -> npt.NDArray[np.void]:
+        """Return the records ``first`` to ``stop`` as a structured array (``RECORD_DTYPE``).
+
+        Raises:
+            PageGone: If one of them is not held.
+        """
+        parts = [page.array(start, end) for page, start, end in self._pieces(first, stop)]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty(0, RECORD_DTYPE)
+
+    def payloads(self, first: int, stop: int) -> list[bytes]:
+        """Return copies of the payloads of the records ``first`` to ``stop``.
+
+        Raises:
+            PageGone: If one of them is not held.
+        """
+        found: list[bytes] = []
+        for page, start, end in self._pieces(first, stop):
+            found += page.payloads(start, end)
+        return found
+
+    def joined(self, first: int, stop: int) -> bytes:
+        """Return the payloads of the records ``first`` to ``stop`` in one piece, copied once.
+
+        Raises:
+            PageGone: If one of them is not held.
+        """
+        pieces = [page.joined(start, end) for page, start, end in self._pieces(first, stop)]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def rows(self, from_seq: int = 0) -> list[tuple[int, Row]]:
+        """Return the index rows held from ``from_seq`` on, with their seqs; lost ones are left out.
+
+        Raises:
+            FormatError: If one of them is not an index row.
+        """
+        found = []
+        for first, stop in self.runs():
+            first = max(first, from_seq)
+            for record in self.records(first, stop) if first < stop else ():
+                if not record.lost:
+                    data = self.payload(record, verify=True)
+                    found.append((record.seq, decode_row(data)))
+        return found
+
+    def _search(self, first: int, stop: int, column: str, value: int) -> int:
+        """Return the first seq in a held run whose column is at or above ``value``, or ``stop``."""
+        low, high = first, stop
+        while low < high:
+            middle = (low + high) // 2
+            if getattr(self.record(middle), column) < value:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def first_of_segment(self, segment: int) -> int | None:
+        """Return the seq of the first held record of a segment, ``None`` if none is held."""
+        for first, stop in self.runs():
+            seq = self._search(first, stop, "segment", segment)
+            if seq < stop and self.record(seq).segment == segment:
+                return seq
+        return None
+
+    def first_of_part(self, part: int) -> int | None:
+        """Return the seq of the first held record of a part, ``None`` if none is held."""
+        for first, stop in self.runs():
+            seq = self._search(first, stop, "part", part)
+            if seq < stop and self.record(seq).part == part:
+                return seq
+        return None
+
+    def keyframe_at_or_before(self, seq: int) -> int | None:
+        """Return the newest held keyframe up to ``seq``, ``None`` if none is held."""
+        for first, stop in reversed(self.runs()):
+            if first <= seq:
+                found = self._keyframe(first, min(seq + 1, stop), newest=True)
+                if found is not None:
+                    return found
+        return None
+
+    def keyframe_at_or_after(self, seq: int) -> int | None:
+        """Return the oldest held keyframe from ``seq`` on, ``None`` if none is held."""
+        for first, stop in self.runs():
+            if seq < stop:
+                found = self._keyframe(max(first, seq), stop, newest=False)
+                if found is not None:
+                    return found
+        return None
+
+    def _keyframe(self, first: int, stop: int, *, newest: bool) -> int | None:
+        pieces = self._pieces(first, stop)
+        for page, start, end in reversed(pieces) if newest else pieces:
+            flags = page.array(start, end)["flags"]
+            keys = np.flatnonzero((flags & (Flag.KEY | Flag.LOST)) == Flag.KEY)
+            if len(keys):
+                return page.first + start + int(keys[-1 if newest else 0])
+        return None

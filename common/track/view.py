@@ -1,0 +1,126 @@
+"""Read one page through a map of its file. Copies leave this module, memoryviews never do."""
+
+import mmap
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import FormatError, PageGone
+from common.track.page import COMMIT_AT, HEADER_SIZE, decode_header
+from common.track.record import RECORD, RECORD_DTYPE, RECORD_SIZE, Record
+
+_WORD = struct.Struct("<Q")
+_PLACE = struct.Struct("<48xII8x")
+"""Offset and size of a record's payload, for reads of whole runs."""
+
+_unpack = RECORD.unpack_from
+_commit = _WORD.unpack_from
+
+
+class PageCorrupt(PageGone):
+    """A stored record or payload is not what was written; it must not be served."""
+
+
+class PageView:
+    """A page as a reader sees it: records ``first`` to ``first + count``.
+
+    The map goes with the last reference to this object.
+    """
+
+    __slots__ = ("_arena", "_capacity", "_end", "_map", "count", "first", "inode")
+
+    def __init__(self, path: Path) -> None:
+        """Map the file.
+
+        Raises:
+            FileNotFoundError: If it was unlinked.
+            FormatError: If it is not a page.
+        """
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(handle)
+            if status.st_size < HEADER_SIZE:
+                raise FormatError("page: shorter than its header")
+            self._map = mmap.mmap(handle, status.st_size, access=mmap.ACCESS_READ)
+        finally:
+            os.close(handle)
+        header = decode_header(self._map[:HEADER_SIZE], status.st_size)
+        self.inode = status.st_ino
+        self.first = header.first
+        self._capacity = header.capacity
+        self._arena = header.arena
+        self._end = header.arena
+        self.count = 0
+        self.refresh()
+
+    def refresh(self) -> int:
+        """Read the commit counter; return how many records are valid."""
+        count: int = _commit(self._map, COMMIT_AT)[0]
+        if count != self.count:
+            if count > self._capacity:
+                raise PageCorrupt("the commit counter of a page is damaged")
+            # What the last record ends at bounds all the others: a damaged offset must never
+            # make us touch what a seal has cut off.
+            last = _unpack(self._map, HEADER_SIZE + (count - 1) * RECORD_SIZE)
+            self._end = min(self._arena + last[8] + last[9], len(self._map))
+            self.count = count
+        return count
+
+    def record(self, index: int) -> Record:
+        """Return the record at ``index``, which must be below ``count``."""
+        return Record._make(_unpack(self._map, HEADER_SIZE + index * RECORD_SIZE))
+
+    def records(self, start: int, stop: int) -> list[Record]:
+        """Return the records at ``start`` to ``stop``."""
+        return list(map(Record._make, RECORD.iter_unpack(self._rows(start, stop))))
+
+    def array(self, start: int, stop: int) -> npt.NDArray[np.void]:
+        """Return a structured array (``RECORD_DTYPE``), a copy."""
+        return np.frombuffer(self._rows(start, stop), RECORD_DTYPE)
+
+    def _rows(self, start: int, stop: int) -> bytes:
+        return self._map[HEADER_SIZE + start * RECORD_SIZE : HEADER_SIZE + stop * RECORD_SIZE]
+
+    def payload(self, record: Record, verify: bool) -> bytes:
+        """Return a copy of a record's payload.
+
+        Raises:
+            PageCorrupt: If it is outside of what was committed or, with ``verify``, if its crc32
+                is wrong.
+        """
+        start = self._arena + record.offset
+        end = start + record.size
+        if end > self._end:
+            raise PageCorrupt(f"record {record.seq} points outside of its page")
+        data = self._map[start:end]
+        if verify and zlib.crc32(data) != record.crc32 and not record.lost:
+            raise PageCorrupt(f"payload of record {record.seq} is damaged")
+        return data
+
+    def payloads(self, start: int, stop: int) -> list[bytes]:
+        """Return copies of the payloads of the records at ``start`` to ``stop``."""
+        view = self._map
+        base = self._arena
+        found = [
+            view[base + offset : base + offset + size] for offset, size in self._places(start, stop)
+        ]
+        return found
+
+    def joined(self, start: int, stop: int) -> bytes:
+        """Return the payloads of the records at ``start`` to ``stop`` as one: a single copy."""
+        if start >= stop:
+            return b""
+        places = self._places(start, stop)
+        end = places[-1][0] + places[-1][1]
+        return self._map[self._arena + places[0][0] : self._arena + end]
+
+    def _places(self, start: int, stop: int) -> list[tuple[int, int]]:
+        places: list[tuple[int, int]] = list(_PLACE.iter_unpack(self._rows(start, stop)))
+        room = self._end - self._arena
+        if any(offset + size > room for offset, size in places):
+            raise PageCorrupt("a record points outside of its page")
+        return places
