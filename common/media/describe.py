@@ -132,7 +132,9 @@ def _av1(init: bytes) -> Description:
 
 def _vp9(init: bytes) -> Description:
     config = vp9.parse_vpcc(init)
-    return Description(config.codec_string, video_range=config.video_range)
+    return Description(
+        config.codec_string, config.width, config.height, video_range=config.video_range
+    )
 
 
 def _aac(init: bytes) -> Description:

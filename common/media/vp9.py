@@ -1,15 +1,22 @@
 """VP9: the uncompressed frame header and the vpcC record.
 
+A vpcC box does not say how large the picture is, and an init segment must. So the setup bytes of a
+track are the contents of the box (:func:`box` gives just these) and behind them, once a key frame
+has been seen, width and height in two bytes each.
+
 VP9 Bitstream & Decoding Process Specification 6.2 and annex A (levels); VP Codec ISO Media File
 Format Binding (vpcC, the codec string).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from common.errors import FormatError
 from common.media.bits import BitReader
 from common.media.color import video_range
+
+BOX_SIZE = 12
+"""Bytes of a vpcC box's contents: version, flags, record, no initialization data."""
 
 SYNC_CODE = 0x498342
 _CS_RGB = 7
@@ -77,6 +84,10 @@ class Vp9Config:
     chroma: int
     full_range: bool
     color: tuple[int, int, int]
+    width: int = 0
+    """Pixels; 0 where only the frames say it."""
+
+    height: int = 0
 
     @property
     def codec_string(self) -> str:
@@ -103,7 +114,8 @@ def parse_vpcc(data: bytes) -> Vp9Config:
     Raises:
         FormatError: If it is not one.
     """
-    record = data[4:] if data[:4] == b"\x01\x00\x00\x00" else data
+    full = data[:4] == b"\x01\x00\x00\x00"
+    record = data[4:] if full else data
     if len(record) < 6 or record[0] > 3:
         raise FormatError("not a vpcC record")
     depth = record[2] >> 4
@@ -116,28 +128,44 @@ def parse_vpcc(data: bytes) -> Vp9Config:
         chroma=record[2] >> 1 & 7,
         full_range=record[2] & 1 == 1,
         color=(record[3], record[4], record[5]),
+        width=int.from_bytes(data[BOX_SIZE : BOX_SIZE + 2], "big") if full else 0,
+        height=int.from_bytes(data[BOX_SIZE + 2 : BOX_SIZE + 4], "big") if full else 0,
     )
 
 
-def normalise_vpcc(data: bytes) -> bytes:
-    """Return the box contents, with version and flags, of either form of the record.
+def normalise_vpcc(data: bytes, key_frame: bytes = b"") -> bytes:
+    """Return the setup bytes for either form of the record, with the size of ``key_frame``.
 
     Raises:
-        FormatError: If it is not a vpcC record.
+        FormatError: If it is not a vpcC record, or the frame is not a key frame.
     """
-    return write_vpcc(parse_vpcc(data))
+    config = parse_vpcc(data)
+    header = _key_header(key_frame) if key_frame else None
+    return write_vpcc(
+        replace(config, width=header.width, height=header.height) if header else config
+    )
+
+
+def box(init: bytes) -> bytes:
+    """Return the contents of the vpcC box among the setup bytes of a track.
+
+    Raises:
+        FormatError: If they hold none.
+    """
+    return write_vpcc(parse_vpcc(init))[:BOX_SIZE]
 
 
 def write_vpcc(config: Vp9Config) -> bytes:
-    """Write the contents of a vpcC box: version 1, flags 0, the record."""
+    """Write setup bytes: version 1, flags 0, the record; the size of the picture if known."""
     packed = config.bit_depth << 4 | config.chroma << 1 | config.full_range
-    return bytes(
-        [1, 0, 0, 0, config.profile, config.level, packed, *config.color, 0, 0],
-    )
+    record = bytes([1, 0, 0, 0, config.profile, config.level, packed, *config.color, 0, 0])
+    if not config.width or not config.height:
+        return record
+    return record + config.width.to_bytes(2, "big") + config.height.to_bytes(2, "big")
 
 
 def build_vpcc(frame: bytes, rate: Fraction | None = None) -> bytes:
-    """Write the contents of a vpcC box for a stream that starts with this key frame.
+    """Write the setup bytes for a stream that starts with this key frame.
 
     Args:
         frame: A whole key frame or superframe.
@@ -146,14 +174,29 @@ def build_vpcc(frame: bytes, rate: Fraction | None = None) -> bytes:
     Raises:
         FormatError: If it is not a key frame.
     """
+    header = _key_header(frame)
+    level = _level(header.width * header.height, rate or Fraction(30))
+    return write_vpcc(
+        Vp9Config(
+            header.profile,
+            level,
+            header.bit_depth,
+            header.chroma,
+            header.full_range,
+            header.color,
+            header.width,
+            header.height,
+        )
+    )
+
+
+def _key_header(frame: bytes) -> FrameHeader:
     header = parse_frame_header(frame)
     if header is None:
         raise FormatError("not a VP9 key frame")
-    level = _level(header.width * header.height, rate or Fraction(30))
-    config = Vp9Config(
-        header.profile, level, header.bit_depth, header.chroma, header.full_range, header.color
-    )
-    return write_vpcc(config)
+    if header.width > 0xFFFF or header.height > 0xFFFF:
+        raise FormatError("a VP9 picture too large for an ISO media file")
+    return header
 
 
 def _level(picture: int, rate: Fraction) -> int:
