@@ -1,0 +1,66 @@
+#!/bin/bash
+# Check that the programs the end-to-end tests run are there, and install what is missing.
+# Apt is used only as root or where `sudo -n` works; else the command to type is printed.
+set -euo pipefail
+
+declare -A package=(
+  [ffmpeg]=ffmpeg [ffprobe]=ffmpeg [chromium]=chromium
+  [gst-launch-1.0]=gstreamer1.0-tools [gst-inspect-1.0]=gstreamer1.0-tools
+  [promtool]=prometheus [nginx]=nginx-light
+)
+# One element for each set of GStreamer plug-ins.
+declare -A element=(
+  [videotestsrc]=gstreamer1.0-plugins-base [flvmux]=gstreamer1.0-plugins-good
+  [rtmp2sink]=gstreamer1.0-plugins-bad [x264enc]=gstreamer1.0-plugins-ugly
+  [avenc_aac]=gstreamer1.0-libav
+)
+
+PATH="$PATH:/usr/sbin:/sbin"
+
+missing() {
+  local name
+  for name in "${!package[@]}"; do
+    command -v "$name" >/dev/null || echo "${package[$name]}"
+  done
+  for name in "${!element[@]}"; do
+    gst-inspect-1.0 --exists "$name" 2>/dev/null || echo "${element[$name]}"
+  done
+}
+
+mapfile -t needed < <(missing | sort -u)
+if [ "${#needed[@]}" -eq 0 ]; then exit 0; fi
+
+command="apt-get install --yes --no-install-recommends ${needed[*]}"
+if [ "$(id -u)" -eq 0 ]; then
+  root=()
+elif sudo -n true 2>/dev/null; then
+  root=(sudo -n)
+else
+  echo "programs for the end-to-end tests are missing; install them with: sudo $command" >&2
+  exit 1
+fi
+if ! command -v apt-get >/dev/null; then
+  echo "programs for the end-to-end tests are missing, and there is no apt: ${needed[*]}" >&2
+  exit 1
+fi
+
+# Packages start their services when installed; the tests want the programs alone.
+policy=/usr/sbin/policy-rc.d
+placed=no
+restore() { if [ "$placed" = yes ]; then "${root[@]}" rm -f "$policy"; fi; }
+trap restore EXIT
+if [ ! -e "$policy" ]; then
+  placed=yes
+  printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee "$policy" >/dev/null
+  "${root[@]}" chmod 755 "$policy"
+fi
+echo "installing: ${needed[*]}"
+"${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update --quiet --quiet
+# shellcheck disable=SC2086 # the command is a list of words
+"${root[@]}" env DEBIAN_FRONTEND=noninteractive $command
+
+mapfile -t needed < <(missing | sort -u)
+if [ "${#needed[@]}" -ne 0 ]; then
+  echo "still missing after the installation: ${needed[*]}" >&2
+  exit 1
+fi
