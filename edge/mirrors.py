@@ -9,15 +9,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.errors import NodeUnavailable, StreamError, StreamNotFound
 from common.media.track import INDEX_TRACK
 from common.names import check_name
+from common.track.board import Board
 from common.track.catalog import Catalog
-
-if TYPE_CHECKING:
-    from common.track.store import StreamReader
+from common.track.reader import StreamReader
 
 Follower = Callable[[set[int], bool], None]
 """Called once per wake: the tracks whose head moved, and whether the catalog (or the epoch, or
@@ -37,12 +35,15 @@ class Mirror:
     newest one too. ``ended`` is true once the publisher has left for good.
     """
 
-    def __init__(self, stream: str, reader: "StreamReader", epoch: int) -> None:
+    def __init__(self, stream: str, reader: StreamReader, epoch: int) -> None:
         self.stream = stream
         self.epoch = epoch
         self.reader = reader
         self.readers: dict[int, StreamReader] = {epoch: reader}
         self.ended = False
+        self.fresh = True
+        """Nothing of this epoch has been looked at yet."""
+
         self._heads: dict[int, int] = {}
         self._followers: dict[int, Follower] = {}
         self._next = 0
@@ -63,7 +64,7 @@ class Mirror:
 
         return unsubscribe
 
-    def switch(self, reader: "StreamReader", epoch: int) -> None:
+    def switch(self, reader: StreamReader, epoch: int) -> None:
         """Go on with a newer epoch; followers hear of it with the next :meth:`advance`."""
         self.reader = reader
         self.epoch = epoch
@@ -78,6 +79,7 @@ class Mirror:
 
         ``changed`` says that something else than a head is new (epoch, state).
         """
+        self.fresh = False
         if self.reader.refresh():
             changed = True
         moved = set()
@@ -120,6 +122,9 @@ class Mirrors:
         self._mirrors: dict[str, Mirror] = {}
         self._used: dict[str, float] = {}
         self._live: dict[str, asyncio.Event] = {}
+        self._board = Board.open(root)
+        self._seen = self._board.snapshot()
+        self._slots: dict[str, int | None] = {}
 
     def peek(self, stream: str) -> Mirror | None:
         """Return the mirror of a stream that is mapped already; never waits."""
@@ -160,43 +165,61 @@ class Mirrors:
         return sorted(self._used)
 
     def state(self, stream: str, state: str, epoch: int) -> None:
-        """Take note of what the stream worker says: joining, live, absent or ended."""
+        """Take note of what the stream worker says: joining, live, absent or ended.
+
+        A stream whose origin is away (absent) is served from its pages for as long as they last.
+        """
         mirror = self._mirrors.get(stream)
         if state == "live" and stream in self._used:
             self._open(stream, epoch, mirror)
-        elif state in ("ended", "absent") and mirror is not None and not mirror.ended:
+        elif state == "ended" and mirror is not None and not mirror.ended:
             mirror.ended = True
             mirror.advance(changed=True)
 
     def advance(self) -> None:
         """Tell the followers of every stream that moved since the last call."""
+        now, seen = self._board.snapshot(), self._seen
+        self._seen = now
+        if now.generation != seen.generation:
+            self._slots.clear()
+        moved = {*now.moved(seen), *now.catalogs_moved(seen)}
         for mirror in tuple(self._mirrors.values()):
-            mirror.advance()
+            if self._slot(mirror) in moved or mirror.fresh:
+                mirror.advance()
 
     def close(self) -> None:
         """Let go of every stream."""
         for stream in tuple(self._used):
             self._forget(stream)
+        self._board.close()
+
+    def _slot(self, mirror: Mirror) -> int | None:
+        slot = self._slots.get(mirror.stream)
+        if slot is None:
+            slot = self._slots[mirror.stream] = self._board.slot_of(mirror.stream, mirror.epoch)
+        return slot
 
     def _open(self, stream: str, epoch: int, mirror: Mirror | None) -> None:
-        from common.track.store import StreamReader
-
         if mirror is not None and mirror.epoch == epoch:
             mirror.ended = False
             return
         try:
             reader = StreamReader.open(self.root, stream, epoch)
+            if reader.catalog.epoch != epoch:
+                return
         except (StreamError, OSError):
             return  # the folder is not there (any more): the worker says live again when it is
         if mirror is None:
             self._mirrors[stream] = Mirror(stream, reader, epoch)
         else:
+            self._slots.pop(stream, None)
             mirror.switch(reader, epoch)
             mirror.advance(changed=True)
         self._live.setdefault(stream, asyncio.Event()).set()
 
     def _forget(self, stream: str) -> None:
         self._used.pop(stream, None)
+        self._slots.pop(stream, None)
         self._live.pop(stream, None)
         mirror = self._mirrors.pop(stream, None)
         if mirror is not None:

@@ -1,0 +1,92 @@
+"""Settings of an edge: ``[edge]`` of the configuration file."""
+
+import os
+from typing import Any
+
+import msgspec
+
+from common.errors import ConfigError
+from common.runtime.config import (
+    Duration,
+    LogSettings,
+    NodeSettings,
+    Settings,
+    Size,
+    StreamSettings,
+)
+
+MAX_VIEWER_PROCESSES = 64
+
+
+class EdgeSettings(Settings, frozen=True):
+    """``[edge]``: what this edge listens on and how it treats viewers."""
+
+    http: str = "[::]:8080"
+    """Where viewers come in."""
+
+    admin: str = "127.0.0.1:8081"
+    """API, metrics and health."""
+
+    gossip: str = "127.0.0.1:5570"
+    """Where balancers hear about this edge's load."""
+
+    public: str = ""
+    """``HOST:PORT`` that viewers use to reach this edge, if it is not the address it listens on."""
+
+    viewers: int = 0
+    """Viewer processes; 0: one per core, up to four."""
+
+    wait: Duration = Duration(10)
+    """How long a viewer waits for a stream that is not live yet, before the answer is 404."""
+
+    linger: Duration = Duration(15)
+    """How long a stream is kept after its last viewer has left."""
+
+    idle: Duration = Duration(15)
+    """How long after the last request an HLS viewer counts as one."""
+
+    stall: Duration = Duration(10)
+    """A viewer whose connection takes nothing for this long is cut."""
+
+    slow: Duration = Duration(1)
+    """Media that may wait for a slow viewer; with more it goes on at the next keyframe."""
+
+    repair: Duration = Duration(4)
+    """How long a missing frame is waited for, before it counts as lost."""
+
+    keep_pages: bool = True
+    """Keep the track pages when the edge stops, so that it starts again with the window."""
+
+    cache: Size = Size(128 * 2**20)
+    """Bytes of finished parts and segments that a viewer process keeps in memory."""
+
+    bandwidth: float = 1e9
+    """Bits a second that this edge can send; the balancer counts with it."""
+
+    sessions: int = 10_000
+    """Viewers that this edge can have; the balancer counts with it."""
+
+    hls_js: str = ""
+    """File or folder of hls.js for the player page; found in ``node_modules`` if not set."""
+
+    outputs: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    """Settings of single outputs, by name."""
+
+    def viewer_processes(self) -> int:
+        """Return how many viewer processes to run.
+
+        Raises:
+            ConfigError: If the setting is out of range.
+        """
+        if not 0 <= self.viewers <= MAX_VIEWER_PROCESSES:
+            raise ConfigError("edge.viewers", f"must be 0 to {MAX_VIEWER_PROCESSES}")
+        return self.viewers or min(os.cpu_count() or 1, 4)
+
+
+class Config(Settings, frozen=True):
+    """What an edge reads of the configuration file."""
+
+    node: NodeSettings = NodeSettings(name="edge")
+    log: LogSettings = LogSettings()
+    edge: EdgeSettings = EdgeSettings()
+    streams: dict[str, StreamSettings] = msgspec.field(default_factory=dict)

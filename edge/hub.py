@@ -1,0 +1,379 @@
+"""Long-lived viewers: what is muxed once goes to every transport that wants it.
+
+A viewer of a push output joins a :class:`~edge.feed.Feed`. It gets the header and a burst from
+the newest keyframe up to where the feed stands, and from then on what every other viewer of the
+feed gets: no frame twice, none missing. No task belongs to a viewer; its handler waits for
+``Viewer.done`` and the bytes are written from the wake of the stream.
+
+Flow control, by progress and never by the size of one burst: a viewer whose connection has held
+more than ``slow`` seconds of media, and got no emptier, for ``PATIENCE`` seconds gets nothing
+until the next keyframe at which it has caught up. One whose connection takes nothing for
+``stall`` seconds is cut.
+"""
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum
+
+from common.errors import StreamError, StreamNotFound, TrackUnsupported
+from common.media.codec import Kind
+from common.runtime.logs import Limited, Log
+from edge.feed import Chunk, Feed, Format
+from edge.flow import Flow, Rate
+from edge.mirrors import Mirror
+from edge.selection import Selection
+from edge.sessions import Session, Sessions
+
+log = Log("edge.hub")
+limited = Limited(log)
+
+RIDE = 0.05
+"""Seconds that audio waits for a video frame to ride with."""
+
+BUSY_INTERVAL = 0.1
+"""Seconds between flushes while the process is busy: half the CPU time of a flush a frame."""
+
+BUSY = 0.8
+"""Share of a core above which flushes are spaced out; they are not any more below CALM."""
+
+CALM = 0.5
+
+LATE_TRACK = 1.0
+"""Seconds of video that a new stream may have before its audio is no longer waited for."""
+
+
+class Phase(Enum):
+    """What a viewer gets from a flush."""
+
+    PENDING = "pending"
+    """Everything from the next keyframe on, the header first."""
+
+    SKIPPING = "skipping"
+    """Everything from the next keyframe on: it was too slow."""
+
+    LIVE = "live"
+    HELD = "held"
+    """Nothing, by its own wish."""
+
+    GONE = "gone"
+
+
+class Viewer:
+    """One transport that a feed writes to."""
+
+    __slots__ = ("done", "fan", "flow", "inits", "phase", "session", "transport")
+
+    def __init__(self, transport: asyncio.Transport, session: Session, flow: Flow) -> None:
+        self.transport = transport
+        self.session = session
+        self.flow = flow
+        self.fan: _Fan
+        self.phase = Phase.PENDING
+        self.inits: dict[int, int] = {}
+        """Setup bytes that it has, by track."""
+
+        self.done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Set to the reason when nothing more will be written."""
+
+    def write(self, data: bytes) -> None:
+        """Write shared bytes; they are never copied here."""
+        self.transport.write(data)
+        self.flow.written += len(data)
+        self.session.bytes += len(data)
+
+    def finish(self, reason: str) -> None:
+        """End the viewer; its handler goes on."""
+        self.phase = Phase.GONE
+        if not self.done.done():
+            self.done.set_result(reason)
+
+
+class Hub:
+    """All feeds of a viewer process."""
+
+    def __init__(self, sessions: Sessions, *, slow: float = 1.0, stall: float = 10.0) -> None:
+        self.sessions = sessions
+        self.slow = slow
+        self.stall = stall
+        self.on_skip: Callable[[str, str, int], None] = lambda protocol, reason, frames: None
+        self.interval = 0.0
+        """Least seconds between two flushes of a feed."""
+
+        self._loop = asyncio.get_running_loop()
+        self._fans: dict[tuple[object, ...], _Fan] = {}
+        self._ending: set[_Fan] = set()
+
+    async def ready(
+        self, mirror: Mirror, selection: Selection, form: Format, wait: float = 10.0
+    ) -> None:
+        """Wait until the stream has the tracks that this viewer wants.
+
+        Raises:
+            TrackUnsupported: If it has tracks, but none that this format carries.
+            StreamNotFound: If it has none at all after ``wait`` seconds.
+        """
+        news = asyncio.Event()
+        unsubscribe = mirror.subscribe(lambda moved, changed: news.set())
+        try:
+            async with asyncio.timeout(wait):
+                while not _settled(mirror, selection, form):
+                    news.clear()
+                    await news.wait()
+        except TimeoutError:
+            if not mirror.catalog.tracks:
+                raise StreamNotFound(f"{mirror.stream} has no tracks yet") from None
+        finally:
+            unsubscribe()
+        if not selection.choose(mirror.catalog, form.codecs):
+            raise TrackUnsupported(f"{form.protocol} carries none of the tracks of this stream")
+
+    def join(
+        self,
+        mirror: Mirror,
+        selection: Selection,
+        form: Format,
+        transport: asyncio.Transport,
+        session: Session,
+    ) -> Viewer:
+        """Let a viewer in, after :meth:`ready`: header and burst now, the rest with each wake."""
+        key = (mirror.stream, mirror.epoch, form.protocol, form.variant, selection)
+        fan = self._fans.get(key)
+        if fan is None:
+            fan = self._fans[key] = _Fan(self, mirror, selection, form)
+            fan.on_close = lambda: self._fans.pop(key, None)
+        viewer = Viewer(transport, session, Flow(self._loop.time()))
+        viewer.fan = fan
+        fan.join(viewer)
+        return viewer
+
+    def leave(self, viewer: Viewer, reason: str = "left") -> None:
+        """Take a viewer out; a second call does nothing."""
+        viewer.finish(reason)
+        viewer.fan.discard(viewer)
+        viewer.session.close(viewer.done.result())
+
+    def hold(self, viewer: Viewer) -> None:
+        """Send nothing to a viewer until :meth:`resume`."""
+        if viewer.phase is not Phase.GONE:
+            viewer.phase = Phase.HELD
+
+    def resume(self, viewer: Viewer) -> None:
+        """Go on with a viewer that was held, or that wants to be where the stream is now."""
+        if viewer.phase is not Phase.GONE:
+            viewer.phase = Phase.PENDING
+            viewer.fan.start(viewer)
+
+    def tick(self, load: float) -> None:
+        """Cut viewers that take nothing, and space flushes by ``load``, the share of a core used.
+
+        Call it every second.
+        """
+        if load > BUSY:
+            self.interval = BUSY_INTERVAL
+        elif load < CALM:
+            self.interval = 0.0
+        now = self._loop.time()
+        for fan in (*self._fans.values(), *self._ending):
+            fan.cut_stalled(now)
+
+    def viewers(self) -> int:
+        """Return how many viewers the feeds have."""
+        return sum(len(fan.viewers) for fan in self._fans.values())
+
+    def ending(self, fan: "_Fan", ended: bool) -> None:
+        """Keep an eye on a feed that has ended until its viewers have taken what waits."""
+        (self._ending.add if ended else self._ending.discard)(fan)
+
+
+def _settled(mirror: Mirror, selection: Selection, form: Format) -> bool:
+    """Return whether the tracks of a stream are known: none is likely to come a moment later."""
+    tracks = selection.choose(mirror.catalog, form.codecs)
+    heads = [mirror.reader.track(track.id).head for track in tracks]
+    if not tracks or not all(heads):
+        return False
+    if len({t.codec.kind for t in tracks}) == 2 or not selection.wants(Kind.AUDIO):
+        return True
+    reader = mirror.reader.track(tracks[0].id)
+    first, last = reader.record(reader.oldest), reader.record(reader.head - 1)
+    return last.dts - first.dts >= LATE_TRACK * tracks[0].timescale
+
+
+class _Fan:
+    """A feed and its viewers."""
+
+    def __init__(self, hub: Hub, mirror: Mirror, selection: Selection, form: Format) -> None:
+        self.feed = Feed(mirror, selection.choose(mirror.catalog, form.codecs), form)
+        self.viewers: dict[Viewer, None] = {}
+        self.ended = False
+        self.on_close: Callable[[], object] = lambda: None
+        self._hub = hub
+        self._selection = selection
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushed = -1.0
+        self._rate = Rate()
+        self._unsubscribe = mirror.subscribe(self._moved)
+
+    def join(self, viewer: Viewer) -> None:
+        self.viewers[viewer] = None
+        self.start(viewer)
+
+    def start(self, viewer: Viewer) -> None:
+        """Send header and burst, or leave it to the next keyframe if there is none yet."""
+        chunks = self.feed.burst()
+        if not chunks:
+            return
+        data = self.feed.header(chunks[0].inits) + chunks[0].media
+        viewer.write(data)
+        size = len(data)
+        for chunk in chunks[1:]:
+            viewer.write(chunk.data)
+            size += len(chunk.data)
+        viewer.phase = Phase.LIVE
+        viewer.inits = chunks[-1].inits
+        self._hub.sessions.bytes[self.feed.form.protocol] += size
+
+    def discard(self, viewer: Viewer) -> None:
+        if self.viewers.pop(viewer, viewer) is None and not self.viewers:
+            self._close()
+
+    def _end(self) -> None:
+        """Let every viewer go once it has taken what waits for it."""
+        self.ended = True
+        self._stop()
+        self._hub.ending(self, True)
+        self.cut_stalled(self._loop.time())
+
+    def _close(self) -> None:
+        self._stop()
+        self._hub.ending(self, False)
+
+    def _stop(self) -> None:
+        self._unsubscribe()
+        self.on_close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def cut_stalled(self, now: float) -> None:
+        for viewer in tuple(self.viewers):
+            waiting = viewer.transport.get_write_buffer_size()
+            if viewer.flow.stalled(now, waiting) > self._hub.stall:
+                viewer.transport.abort()
+                viewer.finish("stalled")
+                self.discard(viewer)
+            elif self.ended and not waiting:
+                viewer.finish("ended")
+                self.discard(viewer)
+
+    def _moved(self, tracks: set[int], changed: bool) -> None:
+        """Flush now, or soon: audio rides with video, and a busy process flushes less often."""
+        if self.ended:
+            return
+        if changed and self._changed():
+            return
+        if not tracks & self.feed.tracks.keys():
+            return
+        wait = 0.0
+        if self.feed.leader.id not in tracks and self.feed.video:
+            wait = RIDE
+        if self._hub.interval:
+            wait = max(wait, self._flushed + self._hub.interval - self._loop.time())
+        if wait <= 0:
+            self._flush()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(wait, self._flush)
+
+    def _changed(self) -> bool:
+        """Follow the catalog; return whether this was the end."""
+        mirror, feed = self.feed.mirror, self.feed
+        if mirror.epoch != feed.epoch:
+            self._end()  # another numbering and another clock: viewers come again
+            return True
+        catalog = mirror.catalog
+        if mirror.ended or not catalog.live:
+            self._flush()
+            self._end()
+            return True
+        fresh = self._selection.choose(catalog, feed.form.codecs)
+        if feed.leader.id not in {track.id for track in fresh}:
+            self._end()  # the codec changed, or a better leader is here
+            return True
+        self._flush()
+        added = feed.retrack(fresh)
+        if added is not None:
+            self._deliver([added])
+        return False
+
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        try:
+            chunks = self.feed.pull()
+        except StreamError:
+            limited.warning("feed fell behind", self.feed.mirror.stream)
+            self.feed.jump()
+            return
+        if chunks:
+            self._deliver(chunks)
+
+    def _deliver(self, chunks: list[Chunk]) -> None:
+        now = self._flushed = self._loop.time()
+        total = sum(len(chunk.data) for chunk in chunks)
+        limit = self._rate.add(now, total) * self._hub.slow
+        frames = sum(len(chunk.items) for chunk in chunks)
+        sent = 0
+        for viewer in tuple(self.viewers):
+            sent += self._send(viewer, chunks, now, limit, frames)
+        sessions, protocol = self._hub.sessions, self.feed.form.protocol
+        sessions.bytes[protocol] += sent
+        if sent:
+            sessions.latency(protocol, chunks[-1].capture_us)
+
+    def _send(
+        self, viewer: Viewer, chunks: list[Chunk], now: float, limit: float, frames: int
+    ) -> int:
+        """Write what is new to one viewer; return how many bytes."""
+        transport = viewer.transport
+        if transport.is_closing():
+            viewer.finish("left")
+            self.discard(viewer)
+            return 0
+        waiting = transport.get_write_buffer_size()
+        if viewer.phase is Phase.LIVE:
+            if viewer.flow.slow(now, waiting, limit):
+                viewer.phase = Phase.SKIPPING
+            else:
+                before = viewer.flow.written
+                for chunk in chunks:
+                    viewer.write(chunk.data)
+                viewer.inits = chunks[-1].inits
+                return viewer.flow.written - before
+        elif viewer.phase in (Phase.HELD, Phase.GONE):
+            return 0
+        return self._catch_up(viewer, chunks, waiting <= limit, frames)
+
+    def _catch_up(self, viewer: Viewer, chunks: list[Chunk], able: bool, frames: int) -> int:
+        """Begin at a keyframe among ``chunks``, if there is one and the viewer is ``able``."""
+        start = next((n for n, chunk in enumerate(chunks) if chunk.key), None)
+        if start is None or not able:
+            skipped, rest = frames, []
+        else:
+            skipped, rest = sum(len(c.items) for c in chunks[:start]), chunks[start:]
+        before = viewer.flow.written
+        if rest and viewer.phase is Phase.PENDING:
+            viewer.write(self.feed.header(rest[0].inits) + rest[0].media)
+        elif rest:
+            missed = b"" if rest[0].inits == viewer.inits else self.feed.change(rest[0])
+            viewer.write(missed + rest[0].media)
+        for chunk in rest[1:]:
+            viewer.write(chunk.data)
+        if viewer.phase is Phase.SKIPPING and skipped:
+            viewer.session.dropped += skipped
+            self._hub.on_skip(self.feed.form.protocol, "slow", skipped)
+        if rest:
+            viewer.phase = Phase.LIVE
+            viewer.inits = rest[-1].inits
+            viewer.flow.caught_up()
+        return viewer.flow.written - before
