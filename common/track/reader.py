@@ -331,24 +331,24 @@ class TrackReader:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, RECORD_DTYPE)
 
-    def payloads(self, first: int, stop: int) -> list[bytes]:
+    def payloads(self, first: int, stop: int, *, verify: bool = False) -> list[bytes]:
         """Return copies of the payloads of the records ``first`` to ``stop``.
 
         Raises:
-            PageGone: If one of them is not held.
+            PageGone: If one of them is not held, or damaged (as :meth:`payload`).
         """
         found: list[bytes] = []
         for page, start, end in self._pieces(first, stop):
-            found += page.payloads(start, end)
+            found += page.payloads(start, end, verify)
         return found
 
-    def joined(self, first: int, stop: int) -> bytes:
+    def joined(self, first: int, stop: int, *, verify: bool = False) -> bytes:
         """Return the payloads of the records ``first`` to ``stop`` in one piece, copied once.
 
         Raises:
-            PageGone: If one of them is not held.
+            PageGone: If one of them is not held, or damaged (as :meth:`payload`).
         """
-        pieces = [page.joined(start, end) for page, start, end in self._pieces(first, stop)]
+        pieces = [page.joined(start, end, verify) for page, start, end in self._pieces(first, stop)]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def rows(self, from_seq: int = 0) -> list[tuple[int, Row]]:
@@ -377,20 +377,33 @@ class TrackReader:
                 high = middle
         return low
 
-    def first_of_segment(self, segment: int) -> int | None:
-        """Return the seq of the first held record of a segment, ``None`` if none is held."""
+    def _first_at(self, column: str, value: int) -> int | None:
+        """Return the first held seq whose column is at or above ``value``."""
         for first, stop in self.runs():
-            seq = self._search(first, stop, "segment", segment)
-            if seq < stop and self.record(seq).segment == segment:
+            seq = self._search(first, stop, column, value)
+            if seq < stop:
                 return seq
         return None
 
+    def first_of_segment(self, segment: int) -> int | None:
+        """Return the seq of the first held record of a segment, ``None`` if none is held."""
+        seq = self._first_at("segment", segment)
+        return seq if seq is not None and self.record(seq).segment == segment else None
+
     def first_of_part(self, part: int) -> int | None:
         """Return the seq of the first held record of a part, ``None`` if none is held."""
+        seq = self._first_at("part", part)
+        return seq if seq is not None and self.record(seq).part == part else None
+
+    def first_from_segment(self, segment: int) -> int | None:
+        """Return the seq of the first held record of a segment or any later one."""
+        return self._first_at("segment", segment)
+
+    def first_held(self, seq: int) -> int | None:
+        """Return the first held seq at or after ``seq``, ``None`` if nothing is held there."""
         for first, stop in self.runs():
-            seq = self._search(first, stop, "part", part)
-            if seq < stop and self.record(seq).part == part:
-                return seq
+            if seq < stop:
+                return max(first, seq)
         return None
 
     def keyframe_at_or_before(self, seq: int) -> int | None:

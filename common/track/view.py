@@ -14,8 +14,8 @@ from common.track.page import COMMIT_AT, HEADER_SIZE, decode_header
 from common.track.record import RECORD, RECORD_DTYPE, RECORD_SIZE, Record
 
 _WORD = struct.Struct("<Q")
-_PLACE = struct.Struct("<48xII8x")
-"""Offset and size of a record's payload, for reads of whole runs."""
+_PLACE = struct.Struct("<48xIII4x")
+"""Offset, size and crc32 of a record's payload, for reads of whole runs."""
 
 _unpack = RECORD.unpack_from
 _commit = _WORD.unpack_from
@@ -101,26 +101,45 @@ class PageView:
             raise PageCorrupt(f"payload of record {record.seq} is damaged")
         return data
 
-    def payloads(self, start: int, stop: int) -> list[bytes]:
-        """Return copies of the payloads of the records at ``start`` to ``stop``."""
+    def payloads(self, start: int, stop: int, verify: bool) -> list[bytes]:
+        """Return copies of the payloads of the records at ``start`` to ``stop``.
+
+        Raises:
+            PageCorrupt: As :meth:`payload`.
+        """
+        places = self._places(start, stop)
         view = self._map
         base = self._arena
-        found = [
-            view[base + offset : base + offset + size] for offset, size in self._places(start, stop)
-        ]
+        found = [view[base + offset : base + offset + size] for offset, size, _ in places]
+        if verify:
+            for data, (_, size, crc32) in zip(found, places, strict=True):
+                if size and zlib.crc32(data) != crc32:
+                    raise PageCorrupt("a payload is damaged")
         return found
 
-    def joined(self, start: int, stop: int) -> bytes:
-        """Return the payloads of the records at ``start`` to ``stop`` as one: a single copy."""
-        if start >= stop:
-            return b""
-        places = self._places(start, stop)
-        end = places[-1][0] + places[-1][1]
-        return self._map[self._arena + places[0][0] : self._arena + end]
+    def joined(self, start: int, stop: int, verify: bool) -> bytes:
+        """Return the payloads of the records at ``start`` to ``stop`` as one: a single copy.
 
-    def _places(self, start: int, stop: int) -> list[tuple[int, int]]:
-        places: list[tuple[int, int]] = list(_PLACE.iter_unpack(self._rows(start, stop)))
+        Raises:
+            PageCorrupt: As :meth:`payload`.
+        """
+        places = self._places(start, stop)
+        if not places:
+            return b""
+        base = places[0][0]
+        end = places[-1][0] + places[-1][1]
+        data = self._map[self._arena + base : self._arena + end]
+        if verify:
+            whole = memoryview(data)
+            for offset, size, crc32 in places:
+                piece = whole[offset - base : offset - base + size]
+                if size and zlib.crc32(piece) != crc32:
+                    raise PageCorrupt("a payload is damaged")
+        return data
+
+    def _places(self, start: int, stop: int) -> list[tuple[int, int, int]]:
+        places: list[tuple[int, int, int]] = list(_PLACE.iter_unpack(self._rows(start, stop)))
         room = self._end - self._arena
-        if any(offset + size > room for offset, size in places):
+        if any(offset + size > room for offset, size, _ in places):
             raise PageCorrupt("a record points outside of its page")
         return places
