@@ -1,0 +1,474 @@
+"""RTMP: our client against our server, and the habits of foreign encoders."""
+
+import pytest
+
+from common.errors import FormatError, ProtocolError
+from common.formats import amf, rtmp_server, rtmp_session
+from common.formats.rtmp import (
+    Audio,
+    ClientConnection,
+    Connected,
+    Data,
+    Event,
+    PlayRequested,
+    PublishRequested,
+    ReconnectRequested,
+    Refused,
+    ServerConnection,
+    Started,
+    State,
+    StreamEnded,
+    Video,
+)
+from common.formats.rtmp_chunk import ChunkReader, ChunkWriter, Message, MessageType
+
+COMMAND = MessageType.COMMAND
+
+
+class Pair:
+    """A client and a server, and the wire between them."""
+
+    def __init__(self, app: str = "live") -> None:
+        self.client = ClientConnection(app, f"rtmp://origin/{app}")
+        self.server = ServerConnection()
+
+    def settle(self) -> tuple[list[Event], list[Event]]:
+        """Carry bytes both ways until nobody has more to say; return (server, client) events."""
+        at_server: list[Event] = []
+        at_client: list[Event] = []
+        while True:
+            up = b"".join(self.client.data_to_send())
+            down = b"".join(self.server.data_to_send())
+            if not up and not down:
+                return at_server, at_client
+            at_server += self.server.feed(up)
+            at_client += self.client.feed(down)
+
+
+class Encoder:
+    """A foreign encoder: says what it is told, whatever the order."""
+
+    def __init__(self) -> None:
+        self.server = ServerConnection()
+        self._writer = ChunkWriter()
+        self._reader = ChunkReader()
+        self.server.feed(b"\x03" + bytes(1536))
+        answer = b"".join(self.server.data_to_send())
+        assert len(answer) == 1 + 2 * 1536
+        assert answer[0] == 3
+        self.server.feed(answer[1:1537])
+
+    def send(self, kind: int, body: bytes, stream: int = 0, time: int = 0) -> list[Event]:
+        return self.server.feed(self._writer.message(3, Message(kind, time, stream, body)))
+
+    def call(self, *values: amf.Value, stream: int = 0) -> list[Event]:
+        return self.send(COMMAND, amf.encode(*values), stream)
+
+    def heard(self) -> list[Message]:
+        return self._reader.feed(b"".join(self.server.data_to_send()))
+
+    def answers(self) -> list[list[amf.Value]]:
+        return [amf.decode(m.body) for m in self.heard() if m.type == COMMAND]
+
+    def connect(self, **more: amf.Value) -> list[Event]:
+        return self.call("connect", 1, {"app": "live", "tcUrl": "rtmp://o/live", **more})
+
+    def publish(self, name: str = "KEY") -> list[Event]:
+        self.connect()
+        self.call("createStream", 4, None)
+        self.heard()
+        return self.call("publish", 5, None, name, "live", stream=1)
+
+    def publishing(self) -> "Encoder":
+        self.publish()
+        self.server.accept()
+        self.heard()
+        return self
+
+
+def published(pair: Pair) -> None:
+    pair.settle()
+    pair.client.publish("KEY")
+    pair.settle()
+    pair.server.accept()
+    assert pair.settle() == ([], [Started()])
+
+
+def test_a_client_publishes_to_a_server() -> None:
+    pair = Pair()
+    [at_server], [at_client] = pair.settle()
+    assert isinstance(at_server, Connected)
+    assert at_server.app == "live"
+    assert isinstance(at_client, Connected)
+    pair.client.publish("KEY?slot=second&x=a%20b")
+    assert pair.settle() == ([PublishRequested("live", "KEY", "slot=second&x=a%20b")], [])
+    pair.server.accept()
+    assert pair.settle() == ([], [Started()])
+    pair.client.send_data(0, "@setDataFrame", "onMetaData", {"width": 640})
+    pair.client.send_video(0, b"\x17\x00 setup")
+    pair.client.send_audio(3, b"\xaf\x00 setup")
+    pair.client.send_video(40, bytes(100_000))
+    assert pair.settle()[0] == [
+        Data(0, "onMetaData", ({"width": 640.0},)),
+        Video(0, b"\x17\x00 setup"),
+        Audio(3, b"\xaf\x00 setup"),
+        Video(40, bytes(100_000)),
+    ]
+    pair.client.stop()
+    assert pair.settle()[0] == [StreamEnded("FCUnpublish")]
+    assert pair.server.state is State.IDLE
+
+
+def test_a_client_plays_from_a_server() -> None:
+    pair = Pair()
+    pair.settle()
+    pair.client.play("camera?token=1")
+    assert pair.settle() == ([PlayRequested("live", "camera", "token=1")], [])
+    pair.server.accept()
+    assert pair.settle() == ([], [Started()])
+    pair.server.send_video(2**32 - 5, b"picture")
+    pair.server.send_audio(2**32 + 5, b"sound")
+    pair.server.send_data(9, "onMetaData", {})
+    assert pair.settle()[1] == [
+        Video(2**32 - 5, b"picture"),
+        Audio(5, b"sound"),
+        Data(9, "onMetaData", ({},)),
+    ]
+    pair.client.stop()
+    assert pair.settle()[0] == [StreamEnded("deleteStream")]
+
+
+def test_the_client_can_publish_again_on_the_same_connection() -> None:
+    pair = Pair()
+    published(pair)
+    pair.client.stop()
+    pair.settle()
+    pair.client.publish("KEY")
+    assert pair.settle()[0] == [PublishRequested("live", "KEY", "")]
+
+
+def test_a_refusal_reaches_the_client_with_code_and_text() -> None:
+    pair = Pair()
+    pair.settle()
+    pair.client.publish("KEY")
+    pair.settle()
+    pair.server.reject("NetStream.Publish.BadName", "somebody else publishes here")
+    expected = Refused("NetStream.Publish.BadName", "somebody else publishes here")
+    assert pair.settle() == ([], [expected])
+    assert pair.server.state is State.CLOSED
+
+
+def test_a_running_publisher_can_be_cut_off_and_then_says_nothing_more() -> None:
+    pair = Pair()
+    published(pair)
+    pair.server.reject("NetStream.Publish.BadName", "taken over")
+    pair.client.send_video(0, b"late")
+    assert pair.settle() == ([], [Refused("NetStream.Publish.BadName", "taken over")])
+
+
+def test_a_client_that_can_is_asked_to_reconnect() -> None:
+    pair = Pair()
+    published(pair)
+    assert pair.server.can_reconnect
+    pair.server.request_reconnect("going down", "rtmp://other/live")
+    assert pair.settle()[1] == [ReconnectRequested("rtmp://other/live", "going down")]
+    pair.server.request_reconnect("again")
+    assert pair.settle()[1] == [ReconnectRequested("", "again")]
+
+
+@pytest.mark.parametrize(
+    ("properties", "can"), [({}, False), ({"capsEx": 14}, False), ({"capsEx": 15}, True)]
+)
+def test_only_a_client_that_says_so_can_reconnect(
+    properties: dict[str, amf.Value], can: bool
+) -> None:
+    encoder = Encoder()
+    encoder.connect(**properties)
+    assert encoder.server.can_reconnect is can
+
+
+def test_connect_is_answered_in_one_write_with_our_codecs() -> None:
+    encoder = Encoder()
+    encoder.connect()
+    heard = encoder.heard()
+    assert [m.type for m in heard] == [
+        MessageType.WINDOW_ACK_SIZE,
+        MessageType.SET_PEER_BANDWIDTH,
+        COMMAND,
+    ]
+    name, transaction, first, info = amf.decode(heard[2].body)
+    assert (name, transaction) == ("_result", 1.0)
+    assert isinstance(first, dict)
+    assert isinstance(info, dict)
+    assert info["code"] == "NetConnection.Connect.Success"
+    assert info["objectEncoding"] == 0
+    assert info["fourCcList"] == ["avc1", "hvc1", "av01", "vp09", "mp4a", "Opus", ".mp3"]
+    assert info["videoFourCcInfoMap"] == {"avc1": 4, "hvc1": 4, "av01": 4, "vp09": 4}
+    assert first["capsEx"] == info["capsEx"] == 5
+    assert encoder.server.data_to_send() == []
+
+
+def test_commands_that_only_want_an_answer_get_one() -> None:
+    encoder = Encoder()
+    encoder.connect()
+    encoder.heard()
+    for number, name in enumerate(["releaseStream", "FCPublish", "_checkbw", "unheardOf"], 2):
+        encoder.call(name, number, None, "KEY")
+        assert encoder.answers() == [["_result", number, None, None]]
+    encoder.call("getStreamLength", 9, None, "KEY")
+    assert encoder.answers() == [["_result", 9.0, None, 0.0]]
+
+
+def test_gstreamer_gets_no_answer_to_transaction_0_and_may_name_its_stream_by_a_string() -> None:
+    encoder = Encoder()
+    encoder.connect()
+    encoder.heard()
+    encoder.call("releaseStream", 0, None, "KEY")
+    encoder.call("FCPublish", 0, None, "KEY")
+    assert encoder.answers() == []
+    encoder.call("createStream", 2, None)
+    assert encoder.answers() == [["_result", 2.0, None, 1.0]]
+    request = encoder.call("publish", 0, None, "KEY", "live", stream=1)
+    assert request == [PublishRequested("live", "KEY", "")]
+    encoder.server.accept()
+    [status] = encoder.answers()
+    assert status[:2] == ["onStatus", 0.0]
+    encoder.call("FCUnpublish", 0, None, "KEY")
+    assert encoder.call("deleteStream", 0, None, "1") == []
+    assert encoder.server.state is State.IDLE
+
+
+def test_deleting_another_stream_changes_nothing() -> None:
+    encoder = Encoder().publishing()
+    assert encoder.call("deleteStream", 0, None, 7) == []
+    assert encoder.call("closeStream", 0, None, stream=3) == []
+    assert encoder.call("deleteStream", 0, None, 1) == [StreamEnded("deleteStream")]
+
+
+def test_the_status_goes_out_on_the_stream_that_asked() -> None:
+    encoder = Encoder()
+    encoder.publish()
+    encoder.server.accept()
+    heard = encoder.heard()
+    assert [m.type for m in heard] == [MessageType.USER_CONTROL, COMMAND]
+    assert heard[1].stream == 1
+    assert heard[0].body == bytes.fromhex("0000 00000001")
+
+
+def test_app_and_name_lose_their_queries_and_slashes() -> None:
+    encoder = Encoder()
+    encoder.connect(app="/live/?slot=b")
+    encoder.call("createStream", 2, None)
+    [request] = encoder.call("publish", 3, None, "KEY?token=a%20b", stream=1)
+    assert request == PublishRequested("live", "KEY", "slot=b&token=a%20b")
+
+
+def test_amf3_commands_and_data_of_format_0_are_read() -> None:
+    encoder = Encoder()
+    events = encoder.send(
+        MessageType.COMMAND_AMF3, b"\x00" + amf.encode("connect", 1, {"app": "live"})
+    )
+    assert isinstance(events[0], Connected)
+    encoder.call("createStream", 2, None)
+    encoder.call("publish", 3, None, "KEY", stream=1)
+    body = b"\x00" + amf.encode("onTextData", {"text": "hello"})
+    assert encoder.send(MessageType.DATA_AMF3, body, 1) == [
+        Data(0, "onTextData", ({"text": "hello"},))
+    ]
+
+
+def test_media_sent_before_the_answer_are_not_lost() -> None:
+    encoder = Encoder()
+    encoder.publish()
+    assert encoder.send(MessageType.VIDEO, b"early", 1) == [Video(0, b"early")]
+
+
+def test_media_of_nobody_are_ignored() -> None:
+    encoder = Encoder()
+    encoder.connect()
+    assert encoder.send(MessageType.VIDEO, b"v", 1) == []
+    assert encoder.send(MessageType.AUDIO, b"a", 1) == []
+    assert encoder.send(MessageType.DATA, amf.encode("onMetaData"), 1) == []
+
+
+def test_data_without_a_name_are_ignored() -> None:
+    encoder = Encoder().publishing()
+    assert encoder.send(MessageType.DATA, amf.encode(None, 1), 1) == []
+    assert encoder.send(MessageType.DATA, b"", 1) == []
+
+
+def test_a_ping_is_answered_and_other_user_control_ignored() -> None:
+    encoder = Encoder()
+    encoder.send(MessageType.USER_CONTROL, bytes.fromhex("0006 01020304"))
+    encoder.send(MessageType.USER_CONTROL, bytes.fromhex("0003 00000001 00000bb8"))
+    assert [m.body for m in encoder.heard()] == [bytes.fromhex("0007 01020304")]
+    encoder.server.ping(5)
+    assert [m.body for m in encoder.heard()] == [bytes.fromhex("0006 00000005")]
+
+
+def test_bytes_are_acknowledged_once_a_window() -> None:
+    encoder = Encoder().publishing()
+    encoder.send(MessageType.WINDOW_ACK_SIZE, (5000).to_bytes(4, "big"))
+    encoder.heard()
+    acknowledged = []
+    for _ in range(10):
+        encoder.send(MessageType.AUDIO, bytes(1000), 1)
+        acknowledged += [m for m in encoder.heard() if m.type == MessageType.ACKNOWLEDGEMENT]
+    assert len(acknowledged) in (1, 2)
+
+
+def test_a_peer_that_sets_our_bandwidth_gets_our_window() -> None:
+    encoder = Encoder()
+    encoder.send(MessageType.SET_PEER_BANDWIDTH, (9000).to_bytes(4, "big") + b"\x02")
+    [message] = encoder.heard()
+    assert (message.type, message.body) == (5, (9000).to_bytes(4, "big"))
+
+
+def test_an_aggregate_message_is_taken_apart() -> None:
+    encoder = Encoder().publishing()
+
+    def tag(kind: int, time: int, body: bytes) -> bytes:
+        head = bytes([kind]) + len(body).to_bytes(3, "big") + time.to_bytes(3, "big")
+        return head + bytes(4) + body + bytes(4)
+
+    body = tag(9, 500, b"one") + tag(22, 510, b"never nested") + tag(8, 540, b"two")
+    events = encoder.send(MessageType.AGGREGATE, body, 1, time=1000)
+    assert events == [Video(1000, b"one"), Audio(1040, b"two")]
+    with pytest.raises(FormatError, match="aggregate"):
+        encoder.send(MessageType.AGGREGATE, body[:20], 1)
+
+
+def test_the_digest_handshake_is_answered_with_an_echo() -> None:
+    server = ServerConnection()
+    challenge = bytes(range(256)) * 6
+    server.feed(b"\x03" + challenge)
+    answer = b"".join(server.data_to_send())
+    assert answer[1537:] == challenge
+
+
+@pytest.mark.parametrize("first", [b"\x06", b"G"])
+def test_another_version_is_refused_at_its_first_byte(first: bytes) -> None:
+    with pytest.raises(FormatError, match="version"):
+        ServerConnection().feed(first)
+
+
+def test_a_command_at_the_wrong_time_is_a_protocol_error() -> None:
+    with pytest.raises(ProtocolError, match="while new"):
+        Encoder().call("createStream", 2, None)
+    encoder = Encoder()
+    encoder.connect()
+    with pytest.raises(ProtocolError, match="while idle"):
+        encoder.connect()
+    encoder = Encoder().publishing()
+    with pytest.raises(ProtocolError, match="while publishing"):
+        encoder.call("publish", 9, None, "OTHER", stream=1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", amf.encode(1, 1), amf.encode("connect", "one"), amf.encode("connect", True), b"\x02\x00"],
+)
+def test_a_broken_command_is_a_format_error(body: bytes) -> None:
+    with pytest.raises(FormatError):
+        Encoder().send(COMMAND, body)
+
+
+def test_connect_needs_a_command_object() -> None:
+    with pytest.raises(ProtocolError, match="command object"):
+        Encoder().call("connect", 1, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (MessageType.USER_CONTROL, b"\x00"),
+        (MessageType.USER_CONTROL, b"\x00\x06\x00"),
+        (MessageType.WINDOW_ACK_SIZE, b"\x00"),
+        (COMMAND, bytes(rtmp_session.MAX_COMMAND + 1)),
+    ],
+)
+def test_a_control_message_of_the_wrong_size_is_a_format_error(kind: int, body: bytes) -> None:
+    with pytest.raises(FormatError):
+        Encoder().send(kind, body)
+
+
+def test_names_and_urls_have_a_limit() -> None:
+    long = "x" * (rtmp_session.MAX_TEXT + 1)
+    with pytest.raises(ProtocolError, match="characters"):
+        Encoder().connect(tcUrl=long)
+    with pytest.raises(ProtocolError, match="characters"):
+        Encoder().publish(long)
+
+
+def test_streams_of_a_connection_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtmp_server, "MAX_STREAMS", 2)
+    encoder = Encoder()
+    encoder.connect()
+    encoder.call("createStream", 2, None)
+    encoder.call("createStream", 3, None)
+    with pytest.raises(ProtocolError, match="streams"):
+        encoder.call("createStream", 4, None)
+
+
+def test_neither_end_sends_media_at_the_wrong_time() -> None:
+    pair = Pair()
+    with pytest.raises(ProtocolError, match="no media"):
+        pair.client.send_video(0, b"")
+    with pytest.raises(ProtocolError, match="nothing to accept"):
+        pair.server.accept()
+    with pytest.raises(ProtocolError, match="cannot ask"):
+        pair.client.publish("KEY")
+
+
+def test_a_stream_given_up_before_the_answer_is_over() -> None:
+    encoder = Encoder()
+    encoder.publish()
+    assert encoder.call("deleteStream", 0, None, 1) == [StreamEnded("deleteStream")]
+    assert encoder.server.state is State.IDLE
+
+
+class Server:
+    """A foreign server: answers a client as it is told."""
+
+    def __init__(self) -> None:
+        self.client = ClientConnection("live", "rtmp://s/live")
+        self._writer = ChunkWriter()
+        self.client.feed(b"\x03" + bytes(1536) + bytes(1536))
+        self.client.data_to_send()
+
+    def say(self, *values: amf.Value, stream: int = 0) -> list[Event]:
+        message = Message(COMMAND, 0, stream, amf.encode(*values))
+        return self.client.feed(self._writer.message(3, message))
+
+
+def test_a_refused_connect_reaches_the_application() -> None:
+    info: amf.Value = {"code": "NetConnection.Connect.Rejected", "description": "no such app"}
+    expected = Refused("NetConnection.Connect.Rejected", "no such app")
+    assert Server().say("_error", 1, None, info) == [expected]
+
+
+@pytest.mark.parametrize("number", [None, "1", 0, -1, float("nan"), 2**32])
+def test_a_stream_id_that_is_none_is_a_refusal(number: amf.Value) -> None:
+    server = Server()
+    server.say("_result", 1, None, None)
+    server.client.play("x")
+    [event] = server.say("_result", 2, None, number)
+    assert isinstance(event, Refused)
+
+
+@pytest.mark.parametrize("code", ["NetStream.Play.Stop", "NetStream.Play.UnpublishNotify"])
+def test_the_end_of_what_we_play_is_told(code: str) -> None:
+    server = Server()
+    server.say("_result", 1, None, None)
+    server.client.play("x")
+    server.say("_result", 2, None, 1)
+    server.say("onStatus", 0, None, {"level": "status", "code": "NetStream.Play.Start"})
+    server.say("onBWDone", 0, None)
+    assert server.say("onStatus", 0, None, {"level": "status", "code": code}) == [StreamEnded(code)]
+
+
+def test_answers_to_nothing_and_statuses_out_of_turn_are_ignored() -> None:
+    server = Server()
+    assert server.say("_result", 99, None, 1) == []
+    assert server.say("onStatus", 0, None, {"code": "NetStream.Publish.Start"}) == []
+    assert server.say("onStatus", 0, None) == []
