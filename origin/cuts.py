@@ -1,0 +1,76 @@
+"""How long segments and parts are: the settings, and what players are promised once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from origin.lane import SECOND_US, Lane, Sample
+
+ROUNDING_US = 400_000
+"""RFC 8216bis 4.4.3.1: durations are compared with the target after rounding."""
+
+OVER_US = 100_000
+"""How much a keyframe may come late for the greatest target duration."""
+
+TRIFLE_US = 20_000
+"""2.002 s of a GOP at 29.97 frames a second are 2 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """Where to cut, in microseconds."""
+
+    segment_us: int = 2 * SECOND_US
+    """Least duration of a segment."""
+
+    segment_max_us: int = 6 * SECOND_US
+    """Greatest duration of a segment."""
+
+    part_us: int = 200_000
+    """Wanted duration of a part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promises:
+    """What players are told once; stands in the catalog."""
+
+    target_duration: int = 0
+    """Seconds; 0 until the first GOP has been seen."""
+
+    part_target_us: int = 0
+    independent: bool = True
+
+
+def part_target(cuts: Cuts, leader: Lane, samples: Sequence[Sample]) -> int:
+    """Return the microseconds that no part exceeds, from the leader's first frames."""
+    nominal = samples[0].duration
+    if len(samples) > 1:
+        seen = samples[1].dts - samples[0].dts
+        nominal = samples[1].duration
+        if not nominal * 4 <= seen * 5 <= nominal * 6:
+            nominal = seen  # what the parameter sets say is wrong (field rates, mostly)
+    frame_us = max(1, leader.to_us(nominal))
+    count = max(1, (2 * cuts.part_us + frame_us) // (2 * frame_us))
+    # The exact duration of so many frames, not a multiple of a rounded one; a tenth for jitter.
+    return -(-11 * (leader.to_us(count * nominal) + 1) // 10_000) * 1000
+
+
+def target_duration(cuts: Cuts, gop_us: int) -> int:
+    """Return the seconds that no segment exceeds, from the duration of the first GOP."""
+    gops = max(1, -(-(cuts.segment_us - TRIFLE_US) // gop_us))
+    most_us = cuts.segment_max_us
+    spans = (gops * gop_us, (gops - 1) * gop_us)
+    span_us = next((span for span in spans if 0 < span <= most_us + OVER_US), most_us)
+    seconds = max(_ceil(span_us - TRIFLE_US), _ceil(cuts.segment_us))
+    return max(1, min(seconds, most_us // SECOND_US))
+
+
+def limit_us(cuts: Cuts, promises: Promises) -> int:
+    """Return the microseconds after which a segment is cut even without a keyframe."""
+    target_us = promises.target_duration * SECOND_US
+    if not target_us or target_us + ROUNDING_US > cuts.segment_max_us:
+        return max(cuts.segment_max_us, target_us) + OVER_US
+    return target_us + ROUNDING_US
+
+
+def _ceil(duration_us: int) -> int:
+    return -(-duration_us // SECOND_US)

@@ -1,0 +1,455 @@
+"""Give every frame its segment and its part, once and for good (DESIGN 4.1).
+
+One leader opens segments: the first video track, at keyframes; without video an audio track, on a
+grid of dts. Every other track follows with its next record at or after the cut. What is decided
+here travels in the records, so that all edges make the same bytes of them.
+
+Pure: frames go in, records and index rows come out through ``emit``, in the order in which they
+have to be stored. State changes only after ``emit`` has returned, so an exception from it (no room
+for a page) leaves a record unnumbered, not missing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from zlib import crc32
+
+from common.errors import StoreFull
+from common.media.codec import Kind
+from common.media.track import INDEX_TRACK
+from common.track.index import Closed, Opened, Row, encode_row
+from common.track.record import Flag, Record
+from origin.cuts import Cuts, Promises, limit_us, part_target, target_duration
+from origin.lane import SECOND_US, Lane, Sample
+from origin.waiting import WaitingRoom
+
+__all__ = ["Cuts", "Promises", "Sample", "Segmenter"]
+
+Emit = Callable[[int, Record, bytes], None]
+"""Called with track, record and payload."""
+
+HOLD_US = 500_000
+"""How far a rendition may run ahead of its leader at a cut before it goes on alone."""
+
+LATE_US = 1 * SECOND_US
+"""A segment closes when its leader is so far past its end, even if a track has not left it."""
+
+STALL_US = 3 * SECOND_US
+"""The same for any other track, for a leader may stand still."""
+
+GAP_US = 1 * SECOND_US
+"""A hole of the leader that is longer and would overfill its segment is a break."""
+
+ROUNDED_US = 1_100
+"""Keyframes of renditions so close together are one: RTMP rounds to milliseconds."""
+
+_KEY, _FORCED = int(Flag.KEY), int(Flag.FORCED)
+_DISCONTINUITY = int(Flag.DISCONTINUITY)
+
+
+class Segmenter:
+    """The segments and parts of one stream."""
+
+    def __init__(
+        self,
+        cuts: Cuts,
+        wall: Callable[[int], int],
+        emit: Emit,
+        *,
+        first_segment: int = 0,
+        promises: Promises | None = None,
+    ) -> None:
+        """``wall`` tells the Unix microseconds of a stream time, asked once a segment."""
+        self.promises = promises or Promises()
+        """Replaced before the first record that relies on a change is emitted."""
+        self.dropped = 0
+        """Frames before the first keyframe of their track or before the first cut."""
+        self.closed = 0
+        """Segments closed."""
+        self.breaks = 0
+        """Discontinuities written."""
+        self._cuts = cuts
+        self._wall = wall
+        self._emit = emit
+        self._lanes: dict[int, Lane] = {}
+        self._open: list[Opened] = []
+        self._room: WaitingRoom | None = WaitingRoom(self._lanes)
+        self._leader: Lane | None = None
+        self._holding = 0
+        self._break = False
+        self._cut = False
+        self._next = first_segment
+        self._discontinuities = 0
+        self._rows = 0
+        self._grid_us = 0
+        self._key_us: int | None = None
+        self._gop_us = 0
+
+    @property
+    def segment(self) -> int:
+        """The number of the next segment."""
+        return self._next
+
+    def add_track(self, number: int, kind: Kind, timescale: int) -> None:
+        """Make a track known; its first frame may come."""
+        lane = self._lanes[number] = Lane(number, kind, timescale)
+        lane.promise(self.promises.part_target_us)
+        if self._open:
+            lane.discontinuity = self._open[-1].discontinuity
+
+    def leave(self, number: int) -> None:
+        """Stop waiting for a track: its publisher has left, or it has ended."""
+        lane = self._lanes[number]
+        lane.live = False
+        self._release(lane, everything=True)
+        if lane is self._leader:
+            self._elect()
+
+    def join(self, number: int) -> None:
+        """Expect frames of a track again; a video track goes on at its next keyframe."""
+        lane = self._lanes[number]
+        lane.live = True
+        lane.needs_key = lane.video
+
+    def break_timeline(self) -> None:
+        """Let the next segment begin with a discontinuity: at the leader's next keyframe."""
+        self._break = True
+
+    def push(self, sample: Sample) -> None:
+        """Give one frame its place.
+
+        Raises:
+            StoreFull: From ``emit``; go on with :meth:`interrupt`.
+        """
+        lane = self._lanes[sample.track]
+        if lane.needs_key:
+            if not sample.key:
+                self.dropped += 1
+                return
+            lane.needs_key = False
+            self._greet(lane)
+        if self._room is not None:
+            self._wait(self._room, sample)
+        elif lane.held or self._early(lane, sample):
+            lane.held.append(sample)
+            self._holding += len(lane.held) == 1
+            held_us = lane.to_us(sample.dts - lane.held[0].dts)
+            self._release(lane, everything=held_us > HOLD_US)
+        else:
+            self._take(lane, sample)
+
+    def finish(self) -> None:
+        """Close what is open: no publisher is left. What comes next opens a new segment.
+
+        Raises:
+            StoreFull: From ``emit``; call it again.
+        """
+        if self._room is not None and (leader := self._room.leader(patient=False)) is not None:
+            self._start(self._room, leader)
+        for lane in self._lanes.values():
+            self._release(lane, everything=True)
+        while self._open:
+            self._close()
+        self._restart()
+
+    def interrupt(self) -> None:
+        """Forget frames that wait, for some before them are missing; then :meth:`finish`."""
+        for lane in self._lanes.values():
+            self.dropped += len(lane.held)
+            lane.held.clear()
+        self._holding = 0
+        if self._room is not None:
+            self.dropped += len(self._room.samples)
+            self._room.samples.clear()
+        self._break = True
+
+    def adopt(
+        self, rows: Sequence[Row], row_head: int, tails: Mapping[int, Sequence[Record]]
+    ) -> None:
+        """Go on after what the pages of an epoch hold; :meth:`finish` then closes what is open.
+
+        ``rows`` are those held, ``row_head`` the next seq of the index track; ``tails`` are per
+        track its records of segments without a closed row, or at least its last one.
+        """
+        opened = {row.segment: row for row in rows if isinstance(row, Opened)}
+        closed = {row.opened.segment: row.opened for row in rows if isinstance(row, Closed)}
+        known = {**closed, **opened}
+        newest = known[max(known)] if known else None
+        self._open = [opened[number] for number in sorted(set(opened) - set(closed))]
+        self._rows = row_head
+        if newest is not None:
+            self._next = max(self._next, newest.segment + 1)
+            self._discontinuities = newest.discontinuity
+        for number, records in tails.items():
+            lane = self._lanes[number]
+            lane.resume(records, self._discontinuities)
+            for segment in [one for one in lane.tallies if one in closed]:
+                lane.forget(segment)
+        self._room = None
+        self._break = newest is not None
+
+    # The beginning: wait until there is a leader.
+
+    def _restart(self) -> None:
+        """Wait for a leader, as at the beginning."""
+        if self._room is not None:
+            self.dropped += len(self._room.samples)
+        self._room = WaitingRoom(self._lanes)
+        self._leader = None
+        self._key_us = None
+        for lane in self._lanes.values():
+            lane.seal()
+            lane.needs_key = lane.video
+
+    def _wait(self, room: WaitingRoom, sample: Sample) -> None:
+        self.dropped += room.add(sample)
+        # The distance of two frames decides how long parts are.
+        leader = room.leader(frames=1 if self.promises.part_target_us else 2)
+        if leader is not None:
+            self._start(room, leader)
+
+    def _start(self, room: WaitingRoom, leader: Lane) -> None:
+        """Open a segment with the leader's first frame, then place all that waited for it."""
+        mine = room.of(leader)
+        if not self.promises.part_target_us:
+            self._promise(part_target_us=part_target(self._cuts, leader, mine))
+            for lane in self._lanes.values():
+                lane.promise(self.promises.part_target_us)
+        if not leader.video and not self.promises.target_duration:
+            self._promise_target(self._cuts.segment_us)
+        self._leader = leader
+        changes = any(self._lanes[one.track].init not in (-1, one.init) for one in room.samples)
+        cut_us = leader.to_us(mine[0].dts + mine[0].cts)
+        self._open_segment(cut_us, self._break or changes)
+        self._room = None
+        for position, sample in enumerate(room.samples):
+            if self._too_early(self._lanes[sample.track], sample, cut_us):
+                self.dropped += 1
+                continue
+            try:
+                self.push(sample)
+            except StoreFull:
+                self.dropped += len(room.samples) - position - 1
+                raise
+
+    def _too_early(self, lane: Lane, sample: Sample, cut_us: int) -> bool:
+        """Whether a frame that waited is from before the cut, where there is no segment."""
+        if lane is self._leader or lane.segment >= self._open[0].segment:
+            return False
+        if lane.to_us(sample.dts + sample.cts + sample.duration // 2) >= cut_us:
+            return False
+        lane.needs_key = lane.video
+        return True
+
+    # Ordinary life.
+
+    def _greet(self, lane: Lane) -> None:
+        """Let a video track that has come late lead, from this keyframe on."""
+        if self._open and (self._leader is None or not self._leader.video):
+            self._leader = lane
+            self._key_us = None
+            self._cut = True
+
+    def _elect(self) -> None:
+        """Choose a new leader: the first video track that runs, else audio, else anything."""
+        lanes = self._lanes.values()
+        running = [lane for lane in lanes if lane.live and lane.started and not lane.needs_key]
+        running.sort(key=lambda lane: (not lane.video, lane.sparse, lane.number))
+        self._leader = running[0] if running else None
+        self._key_us = None
+        if self._open:
+            self._grid_us = self._open[-1].start_us + self._cuts.segment_us
+
+    def _take(self, lane: Lane, sample: Sample) -> None:
+        """Open a segment if this frame does, then store it."""
+        pts_us = lane.to_us(sample.dts + sample.cts)
+        leads = lane is self._leader or self._leader is None
+        newest = self._open[-1]
+        if lane.init not in (-1, sample.init) and not (
+            newest.breaks and lane.segment < newest.segment
+        ):
+            self._open_segment(pts_us, True)
+        elif leads:
+            self._lead(lane, sample, pts_us)
+        elif not lane.sparse and self._stalled(pts_us):
+            self._open_segment(pts_us, False)
+        if leads and lane.video and sample.key:
+            self._note_key(pts_us)
+        self._place(lane, sample, self._segment_for(lane, sample, pts_us), pts_us)
+        if leads and self._holding:
+            for other in self._lanes.values():
+                self._release(other)
+        if len(self._open) > 1:
+            self._close_finished()
+
+    def _lead(self, lane: Lane, sample: Sample, pts_us: int) -> None:
+        """Open a segment if the leader's frame begins one."""
+        start_us = self._open[-1].start_us
+        end_us = lane.to_us(sample.dts + sample.duration)
+        overfull = end_us - start_us > limit_us(self._cuts, self.promises)
+        starts = sample.key or not lane.video
+        hole = overfull and lane.started and lane.to_us(sample.dts) - lane.end_us > GAP_US
+        if hole or (self._break and (starts or overfull)):
+            self._open_segment(pts_us, True)
+        elif self._cut and starts:
+            self._open_segment(pts_us, False)
+        elif not lane.video:
+            self._follow_grid(pts_us)
+        elif overfull or (sample.key and self._due(pts_us, lane.to_us(sample.duration) // 2)):
+            if overfull and not self.promises.target_duration:
+                self._promise_target(self._cuts.segment_max_us)
+            self._open_segment(pts_us, False)
+
+    def _follow_grid(self, pts_us: int) -> None:
+        """Open a segment at every multiple of its duration; the grid does not drift."""
+        if pts_us >= self._grid_us:
+            grid_us = max(self._grid_us, pts_us - self._cuts.segment_us // 2)
+            self._open_segment(pts_us, False)
+            self._grid_us = grid_us + self._cuts.segment_us
+
+    def _due(self, pts_us: int, half_us: int) -> bool:
+        """Whether a keyframe opens the next segment; ``half_us`` of its duration is tolerance."""
+        elapsed = pts_us - self._open[-1].start_us
+        if elapsed >= self._cuts.segment_us - half_us:
+            return True
+        return self._gop_us > 0 and elapsed + self._gop_us > limit_us(self._cuts, self.promises)
+
+    def _note_key(self, pts_us: int) -> None:
+        if self._key_us is not None and pts_us > self._key_us:
+            self._gop_us = pts_us - self._key_us
+            if not self.promises.target_duration:
+                self._promise_target(self._gop_us)
+        self._key_us = pts_us
+
+    def _stalled(self, pts_us: int) -> bool:
+        """Whether the leader stands still while its segment is full."""
+        leader = self._leader
+        return (
+            leader is not None
+            and pts_us - leader.end_us > LATE_US
+            and pts_us - self._open[-1].start_us > limit_us(self._cuts, self.promises)
+        )
+
+    def _early(self, lane: Lane, sample: Sample) -> bool:
+        """Whether a rendition has come to a cut before its leader, and should wait for it."""
+        leader = self._leader
+        if not lane.video or not sample.key or leader is None or leader is lane:
+            return False
+        if not leader.video or not leader.live:
+            return False
+        pts_us = lane.to_us(sample.dts + sample.cts)
+        if pts_us - leader.front_us <= _slack_us(lane, sample):
+            return False
+        return self._break or self._due(pts_us, lane.to_us(sample.duration) // 2)
+
+    def _release(self, lane: Lane, everything: bool = False) -> None:
+        """Place frames of a rendition that its leader has caught up with."""
+        while lane.held and (everything or not self._early(lane, lane.held[0])):
+            sample = lane.held.popleft()
+            self._holding -= not lane.held
+            self._take(lane, sample)
+
+    def _segment_for(self, lane: Lane, sample: Sample, pts_us: int) -> int:
+        """Return the newest segment that has begun for this frame."""
+        least = max(lane.segment, self._open[0].segment)
+        slack_us = _slack_us(lane, sample) if lane.video else 0
+        for opened in reversed(self._open):
+            if opened.segment <= least or opened.breaks or pts_us + slack_us >= opened.start_us:
+                return max(least, opened.segment)
+        return least
+
+    def _place(self, lane: Lane, sample: Sample, segment: int, pts_us: int) -> None:
+        """Store a frame in a segment that is open."""
+        flags = _KEY if sample.key else 0
+        discontinuity = lane.discontinuity
+        if segment != lane.segment:
+            opened = next(one for one in self._open if one.segment == segment)
+            if opened.discontinuity > discontinuity and (lane.started or opened.breaks):
+                flags |= _DISCONTINUITY
+            discontinuity = opened.discontinuity
+            if lane.video and not sample.key:
+                flags |= _FORCED
+                self._promise(independent=False)
+        record = lane.draft(sample, segment, flags)
+        self._emit(lane.number, record, sample.payload)
+        lane.commit(record)
+        lane.discontinuity = discontinuity
+        lane.front_us = max(lane.front_us, pts_us)
+
+    # Segments.
+
+    def _open_segment(self, start_us: int, breaks: bool) -> None:
+        number = self._discontinuities + breaks
+        opened = Opened(self._next, start_us, self._wall(start_us), number, breaks)
+        self._write_row(opened, start_us, opened.segment)
+        self.breaks += breaks
+        self._discontinuities = number
+        self._next += 1
+        self._break = self._cut = False
+        self._grid_us = start_us + self._cuts.segment_us
+        self._open.append(opened)
+        if breaks:
+            while len(self._open) > 1:
+                self._close()
+
+    def _close_finished(self) -> None:
+        """Close segments that every track has left, or that nobody should wait for any more."""
+        lanes = [lane for lane in self._lanes.values() if not lane.sparse and lane.started]
+        front_us = max((lane.front_us for lane in lanes), default=0) - STALL_US
+        if self._leader is not None:
+            front_us = max(front_us, self._leader.front_us - LATE_US)
+        while len(self._open) > 1:
+            number = self._open[0].segment
+            there = any(lane.live and lane.segment <= number for lane in lanes)
+            if there and front_us < self._open[1].start_us:
+                return
+            self._close()
+
+    def _close(self) -> None:
+        """Write the closed row of the oldest open segment."""
+        opened = self._open[0]
+        lanes = self._lanes.values()
+        pieces = [piece for lane in lanes if (piece := lane.close(opened.segment)) is not None]
+        if len(self._open) > 1 and not self._open[1].breaks:
+            end_us = self._open[1].start_us
+        else:
+            end_us = self._end_us(opened)
+        row = Closed(opened, max(1, end_us - opened.start_us), tuple(pieces))
+        self._write_row(row, end_us, self._open[-1].segment)
+        del self._open[0]
+        self.closed += 1
+        for lane in lanes:
+            lane.forget(opened.segment)
+
+    def _end_us(self, opened: Opened) -> int:
+        """Return where the content of a segment ends that nothing follows without a break."""
+        ends = [
+            (lane.video, not lane.sparse, lane.to_us(lane.tallies[opened.segment].end))
+            for lane in self._lanes.values()
+            if opened.segment in lane.tallies
+        ]
+        return max(ends)[2] if ends else opened.start_us
+
+    def _write_row(self, row: Row, dts: int, segment: int) -> None:
+        payload = encode_row(row)
+        wall = row.wall_us if isinstance(row, Opened) else row.opened.wall_us
+        check = crc32(payload)
+        size = len(payload)
+        record = Record(self._rows, dts, wall, wall, 0, 0, segment, 0, 0, size, check, _KEY, 0)
+        self._emit(INDEX_TRACK, record, payload)
+        self._rows += 1
+
+    # What players are promised.
+
+    def _promise_target(self, gop_us: int) -> None:
+        self._promise(target_duration=target_duration(self._cuts, gop_us))
+
+    def _promise(self, **changes: int | bool) -> None:
+        """Change the promises; the object stays the same if nothing changes."""
+        promises = replace(self.promises, **changes)  # type: ignore[arg-type]
+        if promises != self.promises:
+            self.promises = promises
+
+
+def _slack_us(lane: Lane, sample: Sample) -> int:
+    """Return how far apart keyframes of two renditions may be and still mean the same cut."""
+    return max(ROUNDED_US, lane.to_us(sample.duration) // 8)
