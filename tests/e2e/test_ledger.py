@@ -27,9 +27,7 @@ async def watch(cluster: Cluster, publish: Publish, source: Path) -> dict[str, b
             for suffix in ("mp4", "flv"):
                 coro = viewers.progressive(http, f"{edge}/live.{suffix}")
                 tasks[f"{suffix} {number}"] = asyncio.create_task(coro)
-            tasks[f"ws {number}"] = asyncio.create_task(
-                viewers.websocket(http, f"{edge}/live.mp4")
-            )
+            tasks[f"ws {number}"] = asyncio.create_task(viewers.websocket(http, f"{edge}/live.mp4"))
             tasks[f"hls {number}"] = asyncio.create_task(
                 viewers.ll_hls(http, f"{edge}/cmaf/live/index.m3u8")
             )

@@ -1,0 +1,219 @@
+"""Single nodes in real processes, each with its own folders, hash seed and time zone."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.runtime import ready
+from tests.harness.cluster import alive, descendants
+
+START_TIMEOUT = 20.0
+
+
+@dataclass
+class Node:
+    """One node that can be killed and started again under the same configuration."""
+
+    role: str
+    name: str
+    folder: Path
+    environment: dict[str, str]
+    process: "subprocess.Popen[bytes] | None" = None
+    endpoints: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.endpoints['http']}"
+
+    def start(self) -> None:
+        """Start the process and wait until it says that it is ready."""
+        stale = ready.path_of(self.folder / "run", self.name)
+        stale.unlink(missing_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", self.role, "--config", f"{self.folder}/{self.name}.toml"],
+                env={**os.environ, **self.environment},
+                stderr=log,
+                stdout=log,
+            )
+        deadline = time.monotonic() + START_TIMEOUT
+        while (found := ready.read(self.folder / "run", self.name)) is None:
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+            time.sleep(0.02)
+        self.endpoints = found.endpoints
+
+    def child(self, module: str) -> int:
+        """Return the pid of the child process that runs ``module``."""
+        for pid in descendants(self.pid):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if module.encode() in command.split(b"\0") and alive(pid):
+                return pid
+        raise LookupError(f"{self.name} has no {module}")
+
+    def kill(self) -> None:
+        """End the process with SIGKILL, as a crash would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End the process and whatever it started."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        family = descendants(self.process.pid)
+        self.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        for pid in [self.process.pid, *family]:
+            if alive(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Site:
+    """Nodes on one machine that share nothing but a registry folder, or not even that."""
+
+    KEY = "a-key-for-tests"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pages = Path(tempfile.mkdtemp(prefix="hwtest-", dir="/dev/shm"))
+        self.nodes: dict[str, Node] = {}
+
+    def add(
+        self,
+        role: str,
+        name: str,
+        settings: Mapping[str, str] = {},
+        *,
+        registry: Path | None = None,
+        stream: Mapping[str, str] = {},
+        seed: int = 0,
+        zone: str = "UTC",
+    ) -> Node:
+        """Write the configuration of a node; it is not started yet."""
+        ports = {
+            "origin": ("rtmp", "http", "bus", "control"),
+            "edge": ("http", "admin", "gossip"),
+            "balancer": ("http",),
+        }[role]
+        lines = [
+            "[node]",
+            f'name = "{name}"',
+            f'run = "{self.folder}/run"',
+            f'pages = "{self.pages}/{name}"',
+            f'registry = "{registry or self.folder / "registry"}"',
+            f"[{role}]",
+            *(f'{port} = "127.0.0.1:0"' for port in ports if port not in settings),
+            *(f"{key} = {value}" for key, value in settings.items()),
+            "[streams.live]",
+            f'key = "{self.KEY}"',
+            *(f"{key} = {value}" for key, value in stream.items()),
+        ]
+        (self.folder / f"{name}.toml").write_text("\n".join(lines) + "\n")
+        environment = {"PYTHONHASHSEED": str(seed), "TZ": zone}
+        node = self.nodes[name] = Node(role, name, self.folder, environment)
+        return node
+
+    def ingest(self, origin: Node) -> str:
+        """Return where to push the stream ``live``."""
+        return f"rtmp://{origin.endpoints['rtmp'].removeprefix('rtmp://')}/live/{self.KEY}"
+
+    def close(self) -> None:
+        for node in reversed(self.nodes.values()):
+            node.stop()
+        shutil.rmtree(self.pages)
+
+
+@contextlib.contextmanager
+def site(folder: Path) -> Iterator[Site]:
+    """Nodes that are all stopped at the end."""
+    made = Site(folder)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class Wire:
+    """A TCP forwarder that can be cut: connections die and new ones are refused."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target = target
+        self._pairs: set[socket.socket] = set()
+        self._listener = self._listen(0)
+        self.port: int = self._listener.getsockname()[1]
+        self._open = True
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _listen(self, port: int) -> socket.socket:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(16)
+        return listener
+
+    def _accept(self) -> None:
+        listener = self._listener
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(self._target)
+            except OSError:
+                near.close()
+                continue
+            for one in (near, far):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._pairs |= {near, far}
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(262144):
+                sink.sendall(data)
+        for one in (source, sink):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            self._pairs.discard(one)
+
+    def cut(self) -> None:
+        """Break every connection and refuse new ones."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for one in tuple(self._pairs):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def heal(self) -> None:
+        """Accept connections again."""
+        self._listener = self._listen(self.port)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self.cut()
