@@ -135,19 +135,15 @@ class Chain:
         else:
             page.path.unlink(missing_ok=True)
 
-    @property
-    def open_is_empty(self) -> bool:
-        """Whether there is an open page without a record."""
-        return self._open is not None and not self._open.count
-
     def skip(self, seq: int) -> None:
         """Go on at ``seq``: the open page ends, the next begins there."""
         self.seal()
         self._skipped = seq
 
-    def overhead(self) -> int:
-        """Return the bytes of the open page that no payload takes."""
-        return self._open.size - self._open.used if self._open is not None else 0
+    @property
+    def size(self) -> int:
+        """Bytes its pages take."""
+        return sum(page.size for page in self.pages) + (self._open.size if self._open else 0)
 
     @property
     def evictable(self) -> Held | None:
@@ -156,11 +152,9 @@ class Chain:
             return self.pages[0]
         return None
 
-    def evict(self) -> int:
-        """Unlink the oldest page; return its bytes."""
-        page = self.pages.pop(0)
-        page.path.unlink(missing_ok=True)
-        return page.size
+    def evict(self) -> None:
+        """Unlink the oldest page."""
+        self.pages.pop(0).path.unlink(missing_ok=True)
 
     def missing(self, first: int, stop: int) -> list[tuple[int, int]]:
         """Return the parts of ``first`` to ``stop`` that are not held and end before the head."""
@@ -178,8 +172,8 @@ class Chain:
             found.append((first, stop))
         return found
 
-    def insert(self, run: Sequence[tuple[Record, Buffer]]) -> int:
-        """Write one page of records that :meth:`missing` allows; return its bytes.
+    def insert(self, run: Sequence[tuple[Record, Buffer]]) -> None:
+        """Write one page of records that :meth:`missing` allows.
 
         Raises:
             StoreFull: If there is no room; nothing was stored then.
@@ -202,7 +196,6 @@ class Chain:
         self.pages.sort(key=lambda held: held.first)
         if self._open is None and self.pages[-1].first == first:
             self.end = end
-        return page.size
 
 
 def split_run(

@@ -204,6 +204,7 @@ class PageWriter:
 
         Raises:
             StoreFull: If the tmpfs is full or the disk fails; nothing was published.
+            ValueError: If a field is out of its range; nothing was published.
         """
         offset = self.used
         crc32 = record.crc32
@@ -211,7 +212,10 @@ class PageWriter:
             self._write(payload, size, self._base + offset)
             crc32 = crc32 or zlib.crc32(payload)
         stored = Record._make((*record[:8], offset, size, crc32, *record[11:]))
-        RECORD.pack_into(self._map, HEADER_SIZE + self.count * RECORD_SIZE, *stored)
+        try:
+            RECORD.pack_into(self._map, HEADER_SIZE + self.count * RECORD_SIZE, *stored)
+        except struct.error as error:
+            raise ValueError(f"{record} does not fit into a page") from error
         self.used = offset + size
         self.count += 1
         if self._disk.barrier is not None:

@@ -114,7 +114,6 @@ class StreamWriter:
             chain = self._chain(number)
             chain.pages = pages
             chain.end = pages[-1].end
-            self._bytes += sum(page.size for page in pages)
         path = self._folder / CATALOG
         try:
             self.catalog = Catalog.decode(path.read_bytes())
@@ -124,6 +123,7 @@ class StreamWriter:
             self.adoption.dropped.append(f"{CATALOG}: {error}")
             path.unlink(missing_ok=True)
         self._set_page_ticks()
+        self._bytes = sum(chain.size for chain in self._chains.values())
         self._state.bump_pages()
         self._state.bump_catalogs()
         self._board.bump(self._slot)
@@ -205,7 +205,8 @@ class StreamWriter:
 
         Raises:
             StoreFull: If there is no room for it; nothing was published, the call may be repeated.
-            ValueError: If its seq is not the head's or its payload larger than ``MAX_PAYLOAD``.
+            ValueError: If its seq is not the head's, its payload larger than ``MAX_PAYLOAD`` or a
+                field out of range; nothing was published.
         """
         size = len(payload)
         chain = self._chains.get(track) or self._chain(track)
@@ -227,13 +228,15 @@ class StreamWriter:
             self.evict(self._newest_us() - self._limits.window_us)
         capacity = chain.next_capacity()
         self._make_room(table_size(capacity) + size)
-        before = chain.overhead()
-        dropped = chain.open_is_empty
         chain.begin(record, size, capacity)
-        grown = chain.overhead() - (before if dropped else 0)
-        self._bytes += grown
-        self._budget.used += grown
+        self._recount()
         self._state.bump_pages()
+
+    def _recount(self) -> None:
+        """Bring the bytes held up to date after pages came or went."""
+        held = sum(chain.size for chain in self._chains.values())
+        self._budget.used += held - self._bytes
+        self._bytes = held
 
     def _make_room(self, size: int) -> None:
         while self._bytes + size > self._limits.bytes_per_stream:
@@ -255,6 +258,7 @@ class StreamWriter:
         if seq < chain.head:
             raise ValueError(f"track {track}: cannot skip back to {seq} from {chain.head}")
         chain.skip(seq)
+        self._recount()
         self._state.bump_pages()
 
     def insert(self, track: int, run: Sequence[tuple[Record, Buffer]]) -> int:
@@ -291,9 +295,8 @@ class StreamWriter:
             or self._budget.used + size > self._budget.total
         ):
             raise StoreFull(f"no room for older records of {self.stream}")
-        taken = chain.insert(piece)
-        self._bytes += taken
-        self._budget.used += taken
+        chain.insert(piece)
+        self._recount()
 
     def reader(self) -> StreamReader:
         """Return a reader of the same folder."""
@@ -308,14 +311,15 @@ class StreamWriter:
 
     def evict(self, before_us: int) -> None:
         """Unlink the oldest pages whose last record ends at or before this stream time."""
-        freed = 0
+        evicted = False
         for chain in self._chains.values():
             if not self._timescale(chain.track):
                 continue
             while (page := chain.evictable) and self._end_us(chain, page.end) <= before_us:
-                freed += chain.evict()
-        if freed:
-            self._freed(freed)
+                chain.evict()
+                evicted = True
+        if evicted:
+            self._evicted()
 
     def evict_oldest(self) -> bool:
         """Unlink the page that ends first; false if each track has but its newest page left."""
@@ -328,12 +332,12 @@ class StreamWriter:
                     oldest = (end, chain)
         if oldest is None:
             return False
-        self._freed(oldest[1].evict())
+        oldest[1].evict()
+        self._evicted()
         return True
 
-    def _freed(self, size: int) -> None:
-        self._bytes -= size
-        self._budget.used -= size
+    def _evicted(self) -> None:
+        self._recount()
         self._state.bump_pages()
         self._board.bump(self._slot)
 
