@@ -161,26 +161,22 @@ def _config(arguments: argparse.Namespace) -> int:
 
 def as_toml(tree: dict[str, Any], path: str = "") -> str:
     """Return plain settings as TOML."""
-    lines = [f"{_key(k)} = {_value(v)}" for k, v in tree.items() if not _is_table(v)]
+    lines = [f"{_key(k)} = {json.dumps(v)}" for k, v in tree.items() if not _unlike_value(v)]
     if lines and path:
         lines.insert(0, f"[{path}]")
     parts = ["\n".join(lines) + "\n"] if lines else []
     for key, value in tree.items():
-        if _is_table(value):
+        if isinstance(value, dict):
             parts.append(as_toml(value, f"{path}.{_key(key)}".lstrip(".")))
     return "\n".join(filter(None, parts))
 
 
-def _is_table(value: object) -> bool:
-    return isinstance(value, dict)
+def _unlike_value(value: object) -> bool:
+    return value is None or isinstance(value, dict)  # TOML has no word for what is not set
 
 
 def _key(key: str) -> str:
     return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
-
-
-def _value(value: object) -> str:
-    return '""' if value is None else json.dumps(value)
 
 
 def _streams(arguments: argparse.Namespace) -> int:

@@ -78,7 +78,7 @@ class Node:
     async def died(self) -> NodeDied:
         """Wait until the process ends by itself; return what to say about it."""
         assert self.process is not None
-        code = await self.process.wait()
+        code = await tasks.ended(self.process)
         with contextlib.suppress(TimeoutError):
             if self.reader is not None:
                 await asyncio.wait_for(asyncio.shield(self.reader), 0.5)

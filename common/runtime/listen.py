@@ -40,7 +40,7 @@ def bind(address: str, *, setting: str = "address", udp: bool = False) -> socket
     try:
         return _bind(host, port, udp)
     except OSError as error:
-        if error.errno == errno.EAFNOSUPPORT and host == "::":
+        if host == "::" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             return bind(f"0.0.0.0:{port}", setting=setting, udp=udp)
         raise ListenError(_explain(address, port, udp, setting, error)) from error
 

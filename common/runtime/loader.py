@@ -123,7 +123,8 @@ def _misfit(wanted: Any, value: Any) -> str:
 
 def _plain(reason: str) -> str:
     words = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
-    match = re.fullmatch(r"Expected `(\w+)`, got `(\w+)`", reason)
+    words["object"] = "a section"
+    match = re.fullmatch(r"Expected `(\w+)(?: \| null)?`, got `(\w+)`", reason)
     if match and match[1] in words:
         return f"expected {words[match[1]]}, got {words.get(match[2], match[2])}"
     return reason

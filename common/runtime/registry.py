@@ -12,13 +12,13 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from common.errors import NodeUnavailable, StreamBusy
+from common.errors import ConfigError, NodeUnavailable, StreamBusy
 from common.names import check_name
 
 
@@ -106,7 +106,10 @@ LOCK_TIMEOUT = 5.0
 
 
 class EmbeddedRegistry:
-    """The :class:`Registry` of the nodes on one machine."""
+    """The :class:`Registry` of the nodes on one machine.
+
+    Changes are made in a thread: the disk may take its time.
+    """
 
     def __init__(self, folder: Path | str, clock: Callable[[], int] = now_us) -> None:
         """Use ``folder``, created if need be; ``clock`` tells Unix microseconds."""
@@ -118,63 +121,31 @@ class EmbeddedRegistry:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     async def register(self, entry: NodeEntry) -> None:
-        """Make a node known; entries of dead nodes are swept."""
-        async with self._locked():
-            for path in self._nodes.glob("*.json"):
-                if not _alive(_read(path)):
-                    path.unlink(missing_ok=True)
-            _write(self._file(entry.name), {**asdict(entry), "started": start_time(entry.pid)})
+        """Make a node known; entries of dead nodes are swept.
+
+        Raises:
+            ConfigError: If another live process has this name.
+        """
+        await asyncio.to_thread(self._register, entry)
 
     async def unregister(self, name: str) -> None:
         """Take a node out."""
-        async with self._locked():
-            self._file(name).unlink(missing_ok=True)
+        await asyncio.to_thread(self._unregister, name)
 
     async def nodes(self, role: str = "") -> list[NodeEntry]:
         """Return the live nodes."""
         trees = [_read(path) for path in sorted(self._nodes.glob("*.json"))]
-        return [
-            NodeEntry(
-                name=tree["name"],
-                role=tree["role"],
-                endpoints=tree["endpoints"],
-                capacity=tree["capacity"],
-                pid=tree["pid"],
-            )
-            for tree in trees
-            if _alive(tree) and role in ("", tree["role"])
-        ]
+        return [_node(tree) for tree in trees if _alive(tree) and role in ("", tree["role"])]
 
     async def acquire(
         self, stream: str, node: str, endpoints: Mapping[str, str], epoch: int = 0
     ) -> Owner:
         """Become the owner of a stream."""
-        path = self._stream(stream)
-        async with self._locked():
-            old = _read(path)
-            if _owned(old) and old["pid"] != os.getpid():
-                raise StreamBusy(f"{stream} is already published on {old['node']}")
-            now = self._clock()
-            term = max(old.get("term", 0) + 1, now)
-            last = old.get("epoch", 0)
-            owner = Owner(
-                stream=stream,
-                node=node,
-                epoch=epoch or max(last + 1, now),
-                term=term,
-                endpoints=dict(endpoints),
-                pid=os.getpid(),
-            )
-            _write(path, {**old, **asdict(owner), "started": start_time(owner.pid), "owned": True})
-        return owner
+        return await asyncio.to_thread(self._acquire, stream, node, dict(endpoints), epoch)
 
     async def release(self, owner: Owner) -> None:
         """Give a stream up, unless somebody else has it by now."""
-        path = self._stream(owner.stream)
-        async with self._locked():
-            tree = _read(path)
-            if tree.get("term") == owner.term:
-                _write(path, {**tree, "owned": False})
+        await asyncio.to_thread(self._release, owner)
 
     async def owner(self, stream: str) -> Owner | None:
         """Return the live owner of a stream."""
@@ -188,8 +159,52 @@ class EmbeddedRegistry:
 
     async def reserve_segments(self, stream: str, count: int, at_least: int = 0) -> int:
         """Return the first of ``count`` segment numbers that nobody was given before."""
+        return await asyncio.to_thread(self._reserve, stream, count, at_least)
+
+    def _register(self, entry: NodeEntry) -> None:
+        with self._locked():
+            for path in self._nodes.glob("*.json"):
+                if not _alive(_read(path)):
+                    path.unlink(missing_ok=True)
+            old = _read(self._file(entry.name))
+            if old and old["pid"] != entry.pid:
+                reason = f"{entry.name!r} is the name of a node that runs as process {old['pid']}"
+                raise ConfigError("node.name", reason)
+            _write(self._file(entry.name), {**asdict(entry), "started": start_time(entry.pid)})
+
+    def _unregister(self, name: str) -> None:
+        with self._locked():
+            self._file(name).unlink(missing_ok=True)
+
+    def _acquire(self, stream: str, node: str, endpoints: dict[str, str], epoch: int) -> Owner:
         path = self._stream(stream)
-        async with self._locked():
+        with self._locked():
+            old = _read(path)
+            if _owned(old) and (old["pid"], old["node"]) != (os.getpid(), node):
+                raise StreamBusy(f"{stream} is already published on {old['node']}")
+            now = self._clock()
+            owner = Owner(
+                stream=stream,
+                node=node,
+                epoch=epoch or max(old.get("epoch", 0) + 1, now),
+                term=max(old.get("term", 0) + 1, now),
+                endpoints=endpoints,
+                pid=os.getpid(),
+            )
+            started = start_time(owner.pid)
+            _write(path, {**old, **asdict(owner), "started": started, "owned": True})
+        return owner
+
+    def _release(self, owner: Owner) -> None:
+        path = self._stream(owner.stream)
+        with self._locked():
+            tree = _read(path)
+            if tree.get("term") == owner.term:
+                _write(path, {**tree, "owned": False})
+
+    def _reserve(self, stream: str, count: int, at_least: int) -> int:
+        path = self._stream(stream)
+        with self._locked():
             tree = _read(path)
             first: int = max(tree.get("segments", 0), at_least)
             _write(path, {**tree, "segments": first + count})
@@ -201,15 +216,14 @@ class EmbeddedRegistry:
     def _stream(self, stream: str) -> Path:
         return self._streams / f"{quote(check_name(stream), safe='+')}.json"
 
-    @contextlib.asynccontextmanager
-    async def _locked(self) -> AsyncIterator[None]:
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        give_up = time.monotonic() + LOCK_TIMEOUT
         with self._lock.open("w") as file:
-            try:
-                async with asyncio.timeout(LOCK_TIMEOUT):
-                    while not _try_lock(file.fileno()):  # noqa: ASYNC110 - another process holds it
-                        await asyncio.sleep(0.005)
-            except TimeoutError as error:
-                raise NodeUnavailable(f"the registry {self._lock.parent} is locked") from error
+            while not _try_lock(file.fileno()):
+                if time.monotonic() > give_up:
+                    raise NodeUnavailable(f"the registry {self._lock.parent} is locked")
+                time.sleep(0.005)
             yield
 
 
@@ -242,6 +256,16 @@ def _owned(tree: dict[str, Any]) -> bool:
     return bool(tree.get("owned")) and _alive(tree)
 
 
+def _node(tree: dict[str, Any]) -> NodeEntry:
+    return NodeEntry(
+        name=tree["name"],
+        role=tree["role"],
+        endpoints=tree["endpoints"],
+        capacity=tree["capacity"],
+        pid=tree["pid"],
+    )
+
+
 def _owner(tree: dict[str, Any]) -> Owner:
     return Owner(
         stream=tree["stream"],
@@ -264,6 +288,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, tree: Mapping[str, Any]) -> None:
     new = path.with_suffix(f".{os.getpid()}.new")
-    new.write_text(json.dumps(tree))
-    new.chmod(0o600)
+    with open(new, "w", opener=_private) as file:
+        file.write(json.dumps(tree))
+        file.flush()
+        os.fsync(file.fileno())  # else a crash of the machine may leave an empty file: terms fall
     new.replace(path)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -130,6 +130,28 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
         os._exit(1)
 
 
+async def ended(process: Process) -> int:
+    """Wait until a child has ended; return its exit code, negative for a signal.
+
+    Unlike ``process.wait()``, this does not wait for grandchildren that hold its output open.
+    """
+    loop = asyncio.get_running_loop()
+    gone = asyncio.Event()
+    try:
+        watch = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return await process.wait()
+    try:
+        loop.add_reader(watch, gone.set)
+        while process.returncode is None:
+            await gone.wait()
+            await asyncio.sleep(0.001)  # the event loop's own watcher has to collect it
+        return process.returncode
+    finally:
+        loop.remove_reader(watch)
+        os.close(watch)
+
+
 async def stop_child(process: Process, grace: float = 2.0) -> int:
     """End a child: SIGTERM, and SIGKILL after ``grace`` seconds; return its exit code."""
     if process.returncode is None:
@@ -137,12 +159,12 @@ async def stop_child(process: Process, grace: float = 2.0) -> int:
             process.terminate()
     try:
         async with asyncio.timeout(grace):
-            return await process.wait()
+            return await ended(process)
     except TimeoutError:
         log.warning("child killed", extra={"pid": process.pid})
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        return await process.wait()
+        return await ended(process)
 
 
 async def stop_children(processes: Sequence[Process], grace: float = 2.0) -> None:

@@ -1,0 +1,127 @@
+"""What every role serves over HTTP."""
+
+import asyncio
+import gzip
+import json
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from common.errors import (
+    AccessDenied,
+    HeadwaterError,
+    NodeUnavailable,
+    StreamBusy,
+    StreamNotFound,
+)
+from common.runtime import http, listen
+
+STATE: dict[str, str | None] = {"missing": None}
+
+
+async def fail(request: web.Request) -> web.Response:
+    errors: dict[str, HeadwaterError] = {
+        "absent": StreamNotFound("no stream x"),
+        "busy": StreamBusy("taken"),
+        "full": NodeUnavailable("draining"),
+        "denied": AccessDenied("no"),
+    }
+    raise errors[request.match_info["what"]]
+
+
+async def echo(request: web.Request) -> web.Response:
+    return web.Response(body=await request.read())
+
+
+async def get(
+    method: str, path: str, **options: bytes | dict[str, str]
+) -> tuple[int, dict[str, str], bytes]:
+    app = http.application(http.health_routes(lambda: STATE["missing"], lambda: "m 1\n"))
+    app.router.add_get("/fail/{what}", fail)
+    app.router.add_post("/echo", echo)
+    app.router.add_route("OPTIONS", "/fail/{what}", http.preflight)
+    listener = listen.bind("127.0.0.1:0")
+    where = listen.authority(listener)
+    runner = await http.serve(app, listener)
+    try:
+        async with (
+            aiohttp.ClientSession(auto_decompress=False) as session,
+            session.request(method, f"http://{where}{path}", **options) as answer,  # type: ignore[arg-type]
+        ):
+            return answer.status, dict(answer.headers), await answer.read()
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_ready_node_says_so() -> None:
+    assert (await get("GET", "/healthz"))[0] == 200
+    assert (await get("GET", "/readyz"))[0] == 200
+
+
+async def test_a_node_that_waits_says_for_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STATE, "missing", "the bus")
+    status, headers, body = await get("GET", "/readyz")
+    assert (status, headers["Retry-After"], body) == (503, "1", b"the bus\n")
+    assert (await get("GET", "/healthz"))[0] == 200
+
+
+async def test_metrics_are_prometheus_text() -> None:
+    status, headers, body = await get("GET", "/metrics")
+    assert (status, body) == (200, b"m 1\n")
+    assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "retry"),
+    [("absent", 404, True), ("busy", 409, False), ("full", 503, True), ("denied", 403, False)],
+)
+async def test_errors_are_problem_documents(what: str, status: int, retry: bool) -> None:
+    got, headers, body = await get("GET", f"/fail/{what}")
+    problem = json.loads(body)
+    assert (got, problem["status"]) == (status, status)
+    assert headers["Content-Type"].startswith("application/problem+json")
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Access-Control-Allow-Origin"] == "*"
+    assert ("Retry-After" in headers) == retry
+
+
+def test_a_problem_has_a_title_of_words() -> None:
+    body = json.loads(http.problem(StreamNotFound("no stream x")).body)  # type: ignore[arg-type]
+    assert (body["title"], body["detail"]) == ("Stream not found", "no stream x")
+
+
+async def test_browsers_may_ask_first() -> None:
+    status, headers, _ = await get("OPTIONS", "/fail/absent")
+    assert (status, headers["Access-Control-Allow-Methods"]) == (204, "GET, HEAD, OPTIONS")
+
+
+async def test_compressed_bodies_are_not_unpacked() -> None:
+    packed = gzip.compress(b"x" * 100_000)
+    options = {"data": packed, "headers": {"Content-Encoding": "gzip"}}
+    status, _, body = await get("POST", "/echo", **options)  # type: ignore[arg-type]
+    assert (status, body) == (200, packed)
+
+
+async def test_large_bodies_are_refused() -> None:
+    assert (await get("POST", "/echo", data=b"x" * (http.MAX_BODY + 1)))[0] == 413
+
+
+async def test_a_request_under_way_does_not_hold_up_the_end() -> None:
+    begun = asyncio.Event()
+
+    async def endless(_: web.Request) -> web.Response:
+        begun.set()
+        await asyncio.Event().wait()
+        return web.Response()
+
+    app = http.application([web.get("/", endless)])
+    listener = listen.bind("127.0.0.1:0")
+    runner = await http.serve(app, listener)
+    async with aiohttp.ClientSession() as session:
+        asking = asyncio.create_task(session.get(f"http://{listen.authority(listener)}/"))
+        await begun.wait()
+        async with asyncio.timeout(3):
+            await runner.cleanup()
+        with pytest.raises(aiohttp.ClientError):
+            await asking
