@@ -180,6 +180,13 @@ class Hub:
         """Return how many viewers the feeds have."""
         return sum(len(fan.viewers) for fan in self._fans.values())
 
+    def close(self) -> None:
+        """Let every viewer go, whatever waits for it."""
+        for fan in (*self._fans.values(), *self._ending):
+            for viewer in tuple(fan.viewers):
+                viewer.finish("stopped")
+                fan.discard(viewer)
+
     def ending(self, fan: "_Fan", ended: bool) -> None:
         """Keep an eye on a feed that has ended until its viewers have taken what waits."""
         (self._ending.add if ended else self._ending.discard)(fan)

@@ -41,10 +41,7 @@ class Mirror:
         self.reader = reader
         self.readers: dict[int, StreamReader] = {epoch: reader}
         self.ended = False
-        self.fresh = True
-        """Nothing of this epoch has been looked at yet."""
-
-        self._heads: dict[int, int] = {}
+        self._heads = self._look()
         self._followers: dict[int, Follower] = {}
         self._next = 0
 
@@ -69,7 +66,7 @@ class Mirror:
         self.reader = reader
         self.epoch = epoch
         self.readers[epoch] = reader
-        self._heads.clear()
+        self._heads = {}
         self.ended = False
         for old in sorted(self.readers)[:-MAX_EPOCHS]:
             self.readers.pop(old).close()
@@ -79,20 +76,20 @@ class Mirror:
 
         ``changed`` says that something else than a head is new (epoch, state).
         """
-        self.fresh = False
         if self.reader.refresh():
             changed = True
-        moved = set()
-        for number in (INDEX_TRACK, *(track.id for track in self.catalog.tracks)):
-            head = self.reader.track(number).head
-            if self._heads.get(number) != head:
-                self._heads[number] = head
-                moved.add(number)
+        heads = self._look()
+        moved = {number for number, head in heads.items() if self._heads.get(number) != head}
+        self._heads = heads
         if not moved and not changed:
             return False
         for follower in tuple(self._followers.values()):
             follower(moved, changed)
         return True
+
+    def _look(self) -> dict[int, int]:
+        numbers = (INDEX_TRACK, *(track.id for track in self.catalog.tracks))
+        return {number: self.reader.track(number).head for number in numbers}
 
     def close(self) -> None:
         """Unmap every page."""
@@ -184,7 +181,8 @@ class Mirrors:
             self._slots.clear()
         moved = {*now.moved(seen), *now.catalogs_moved(seen)}
         for mirror in tuple(self._mirrors.values()):
-            if self._slot(mirror) in moved or mirror.fresh:
+            slot = self._slot(mirror)
+            if slot is None or slot in moved:
                 mirror.advance()
 
     def close(self) -> None:

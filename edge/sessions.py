@@ -22,6 +22,9 @@ Guard = Callable[[web.Request, str], Awaitable[None]]
 """Called with a request and the stream before its handler; raises AccessDenied."""
 
 MAX_SESSIONS = 100_000
+MAX_LISTED = 10_000
+"""Sessions that are listed at a time."""
+
 MAX_AGENT = 200
 """Characters of a User-Agent that are looked at."""
 
@@ -74,16 +77,19 @@ class Sessions:
         self,
         *,
         idle: float = 15.0,
+        most: int = MAX_SESSIONS,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """``idle``: seconds without a request after which an HLS viewer has left."""
         self.idle = idle
+        self.most = most
         self.clock = clock
         self.wall = wall
         self.guards: list[Guard] = []
         self.bytes: Counter[str] = Counter()
         self.opened: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
         self.observe: Callable[[str, float], None] = lambda protocol, seconds: None
         self._numbers = itertools.count(1)
         self._all: dict[int, Session] = {}
@@ -95,7 +101,8 @@ class Sessions:
         Raises:
             NodeUnavailable: If this process has as many sessions as it may.
         """
-        if len(self._all) >= MAX_SESSIONS:
+        if len(self._all) >= self.most:
+            self.refused[protocol] += 1
             raise NodeUnavailable("this edge has as many viewers as it may have")
         peer = request.remote or ""
         agent = request.headers.get("User-Agent", "")[:MAX_AGENT]
@@ -148,6 +155,23 @@ class Sessions:
         before = self.clock() - self.idle
         for session in [s for s in self._visits.values() if s.seen < before]:
             session.close("idle")
+
+    def listed(self) -> list[dict[str, object]]:
+        """Return the sessions for the API, the newest ``MAX_LISTED``."""
+        now = self.clock()
+        return [
+            {
+                "session": session.number,
+                "stream": session.stream,
+                "protocol": session.protocol,
+                "peer": session.peer,
+                "agent": session.agent,
+                "seconds": round(now - session.opened, 3),
+                "bytes": session.bytes,
+                "dropped_frames": session.dropped,
+            }
+            for session in list(self._all.values())[-MAX_LISTED:]
+        ]
 
     def streams(self) -> set[str]:
         """Return the streams that somebody watches."""

@@ -1,0 +1,156 @@
+"""Tell the balancers how loaded this edge is, twice a second, on a PUB socket.
+
+The layout of a report is that of :mod:`common.wire.gossip`: topic ``b"G" + node + b"\\0"``, then
+a msgpack array ``[1, node, boot, seq, unix_ms, bw_out_bps, sessions, cpu, mem, flags,
+accepted_total, refused_total, [stream, ...]]``.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import zmq
+
+from common.errors import ListenError
+from common.runtime import listen
+from common.wire.gossip import Gossip, encode_gossip
+
+INTERVAL = 0.5
+"""Seconds between two reports."""
+
+SEND_LIMIT = 20
+"""Reports kept for a balancer that does not read: old ones are worth nothing."""
+
+MAX_MESSAGE = 64 * 1024
+"""Bytes of a subscription; a PUB socket keeps them."""
+
+
+@dataclass(slots=True)
+class Load:
+    """What a report says besides names and numbers."""
+
+    bandwidth: float = 0.0
+    sessions: int = 0
+    cpu: float = 0.0
+    memory: float = 0.0
+    draining: bool = False
+    accepted: int = 0
+    refused: int = 0
+    streams: list[str] = field(default_factory=list)
+
+
+class Gossiper:
+    """The PUB socket of one edge."""
+
+    def __init__(self, node: str, address: str) -> None:
+        """Bind ``address``, ``HOST:PORT`` or port 0 for any free one.
+
+        Raises:
+            ConfigError: If the address cannot be read.
+            ListenError: If it cannot be bound.
+        """
+        host, port = listen.parse(address, "edge.gossip")
+        self._node = node
+        self._boot = time.time_ns() // 1000
+        self._sequence = 0
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.XPUB)
+        for option, value in (
+            (zmq.SNDHWM, SEND_LIMIT),
+            (zmq.LINGER, 0),
+            (zmq.IPV6, 1),
+            (zmq.MAXMSGSIZE, MAX_MESSAGE),  # a giant subscription would fill the memory
+            (zmq.HEARTBEAT_IVL, 500),
+            (zmq.HEARTBEAT_TIMEOUT, 1500),
+            (zmq.HANDSHAKE_IVL, 2000),
+        ):
+            self._socket.setsockopt(option, value)
+        bound = f"[{host}]" if ":" in host else host
+        try:
+            self._socket.bind(f"tcp://{bound}:{port or '*'}")
+        except zmq.ZMQError as error:
+            self.close()
+            who = listen.holder(port)
+            held = f"is taken by {who}" if who else str(error)
+            raise ListenError(
+                f"cannot listen on {address}: {held}; set edge.gossip to another address"
+            ) from error
+        last = cast(bytes, self._socket.getsockopt(zmq.LAST_ENDPOINT))
+        self.port = int(last.rstrip(b"\0").rpartition(b":")[2])
+        self.authority = f"{_reachable(host)}:{self.port}"
+
+    def send(self, load: Load) -> None:
+        """Send one report; never waits."""
+        self._drain()
+        self._sequence += 1
+        report = Gossip(
+            self._node,
+            self._boot,
+            self._sequence,
+            time.time_ns() // 1_000_000,
+            load.bandwidth,
+            load.sessions,
+            min(max(load.cpu, 0.0), 1.0),
+            min(max(load.memory, 0.0), 1.0),
+            load.draining,
+            load.accepted,
+            load.refused,
+            tuple(load.streams),
+        )
+        self._socket.send_multipart(encode_gossip(report), zmq.NOBLOCK)
+
+    async def run(self, load: Callable[[], Load]) -> None:
+        """Send a report every ``INTERVAL`` seconds until cancelled."""
+        while True:
+            self.send(load())
+            await asyncio.sleep(INTERVAL)
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._socket.close()
+        self._context.term()
+
+    def _drain(self) -> None:
+        """Read the subscriptions, which nobody asked for, so that they do not pile up."""
+        for _ in range(1000):
+            try:
+                self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+
+
+def _reachable(host: str) -> str:
+    host = "127.0.0.1" if host in ("::", "0.0.0.0") else host
+    return f"[{host}]" if ":" in host else host
+
+
+class Machine:
+    """How busy the machine is, from ``/proc``."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._busy, self._total = self._times()
+
+    def cpu(self) -> float:
+        """Return the share of all cores that was busy since the last call, 0 to 1."""
+        busy, total = self._times()
+        share = (busy - self._busy) / max(total - self._total, 1)
+        self._busy, self._total = busy, total
+        return min(max(share, 0.0), 1.0)
+
+    def memory(self) -> float:
+        """Return the share of the memory that is not available, 0 to 1."""
+        fields = {}
+        for line in (self._proc / "meminfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in ("MemTotal", "MemAvailable"):
+                fields[name] = int(value.split()[0])
+        return 1 - fields.get("MemAvailable", 0) / max(fields.get("MemTotal", 1), 1)
+
+    def _times(self) -> tuple[int, int]:
+        times = [int(word) for word in (self._proc / "stat").read_text().split("\n")[0].split()[1:]]
+        idle = times[3] + times[4]
+        return sum(times[:8]) - idle, sum(times[:8])

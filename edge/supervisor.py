@@ -1,0 +1,281 @@
+"""The supervisor of an edge: keeps its child processes running and carries word between them.
+
+Children talk only to the supervisor, over a socketpair each, in maps with a type ``t``:
+
+=================  ==========================================================================
+viewer to us       ``want`` (``streams``: all it wants, on every change and each second)
+us to the worker   ``want`` (what any viewer wants)
+worker to us       ``state`` (``stream``, ``state`` joining, live, absent or ended, ``epoch``)
+us to viewers      ``state``, the same; all that is known when a viewer first wants a stream
+child to us        ``ready`` once; ``report`` each second (``metrics``, ``sessions``, ``bytes``,
+                   ``opened``, ``refused``, ``cpu``); ``sessions`` (``id``, ``list``) when asked
+us to a child      ``stop``; ``sessions`` (``id``)
+=================  ==========================================================================
+
+A child that dies is started again with the same sockets and eventfds. What a dead viewer process
+wanted stays wanted until its successor speaks.
+"""
+
+import asyncio
+import itertools
+import socket
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from common.runtime import metrics
+from common.runtime.control import Channel, pair
+from common.runtime.logs import Log
+from common.runtime.merge import Merger
+from common.runtime.tasks import Backoff, stop_child
+from edge.gossip import Load
+
+log = Log("edge.supervisor")
+
+Spawn = Callable[[socket.socket], Awaitable[Process]]
+"""Starts the process; the socket is its end of the control channel."""
+
+FIRST_DELAY = 0.05
+"""Seconds before a child that died for the first time is started again."""
+
+LONGEST_DELAY = 5.0
+GRACE = 0.8
+"""Seconds that a child has to end by itself when told to."""
+
+HANG_GRACE = 0.2
+"""Seconds for a child that closed its channel and yet runs on."""
+
+ASK_TIMEOUT = 1.0
+MAX_STATES = 8192
+"""Streams whose state is remembered."""
+
+
+@dataclass(slots=True)
+class Report:
+    """The last report of a child, and the one before it."""
+
+    at: float = 0.0
+    sessions: int = 0
+    bytes: int = 0
+    opened: int = 0
+    refused: int = 0
+    cpu: float = 0.0
+    bits_per_second: float = 0.0
+
+
+class Child:
+    """One child process that is started again whenever it ends."""
+
+    def __init__(self, name: str, kind: str, spawn: Spawn) -> None:
+        self.name = name
+        self.kind = kind
+        self.process: Process | None = None
+        self.channel: Channel | None = None
+        self.ready = False
+        self.wants: frozenset[str] = frozenset()
+        self.report = Report()
+        self._spawn = spawn
+
+    @property
+    def pid(self) -> int:
+        """Its process id, 0 while it does not run."""
+        return self.process.pid if self.process and self.process.returncode is None else 0
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Tell the child something; nothing happens while it does not run."""
+        if self.channel is not None:
+            self.channel.send(message)
+
+    async def run(
+        self, heard: Callable[["Child", dict[str, Any]], None], ended: Callable[["Child"], None]
+    ) -> None:
+        """Keep it running until cancelled; stop it then."""
+        backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
+        try:
+            while True:
+                await self._start()
+                assert self.channel is not None
+                async for message in self.channel:
+                    heard(self, message)
+                code = await self._reap(HANG_GRACE)
+                self.ready = False
+                log.warning("child ended", extra={"child": self.name, "code": code})
+                metrics.CHILD_RESTARTS.labels(kind=self.kind).inc()
+                ended(self)
+                await backoff.wait()
+        finally:
+            self.send({"t": "stop"})
+            await self._reap(GRACE, told=True)
+
+    async def _start(self) -> None:
+        ours, theirs = pair()
+        try:
+            self.process = await self._spawn(theirs)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.channel = Channel(ours)
+        log.info("child started", extra={"child": self.name, "pid": self.process.pid})
+
+    async def _reap(self, grace: float, told: bool = False) -> int:
+        """Wait for its end, which it was told of; help after ``grace`` seconds."""
+        if self.process is None:
+            return 0
+        try:
+            async with asyncio.timeout(grace):
+                return await self.process.wait()
+        except TimeoutError:
+            return await stop_child(self.process, HANG_GRACE)
+        finally:
+            if self.channel is not None:
+                self.channel.close()
+                self.channel = None
+
+
+class Supervisor:
+    """The middle of the star: one stream worker, some viewer processes."""
+
+    def __init__(self, worker: Child, viewers: list[Child]) -> None:
+        self.worker = worker
+        self.viewers = viewers
+        self.merger = Merger()
+        self.states: dict[str, tuple[str, int]] = {}
+        """State and epoch by stream, as the worker last said."""
+
+        self._gone = Report()
+        self._questions: dict[int, tuple[asyncio.Future[list[Any]], set[str], list[Any]]] = {}
+        self._numbers = itertools.count(1)
+
+    @property
+    def children(self) -> list[Child]:
+        """All of them, the worker first."""
+        return [self.worker, *self.viewers]
+
+    async def run(self) -> None:
+        """Run the children until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for child in self.children:
+                group.create_task(child.run(self.heard, self.ended), name=child.name)
+
+    def missing(self) -> str | None:
+        """Return what is not ready yet, None if all is."""
+        waiting = [child.name for child in self.children if not child.ready]
+        return f"waiting for {', '.join(waiting)}" if waiting else None
+
+    def heard(self, child: Child, message: dict[str, Any]) -> None:
+        """Act on what a child says."""
+        match message:
+            case {"t": "ready"}:
+                child.ready = True
+                if child is self.worker:
+                    child.send({"t": "want", "streams": sorted(self.wanted())})
+            case {"t": "want", "streams": [*streams]}:
+                self._want(child, frozenset(map(str, streams)))
+            case {"t": "state", "stream": str(stream), "state": str(state), "epoch": int(epoch)}:
+                self._state(stream, state, epoch)
+            case {"t": "report"}:
+                self._report(child, message)
+            case {"t": "sessions", "id": int(number), "list": [*sessions]}:
+                self._answered(number, child.name, sessions)
+            case _:
+                log.warning("child not understood", extra={"child": child.name})
+
+    def ended(self, child: Child) -> None:
+        """Note the death of a child."""
+        self.merger.retire(child.name)
+        last, child.report = child.report, Report()
+        self._gone.opened += last.opened
+        self._gone.refused += last.refused
+        for number in tuple(self._questions):
+            self._answered(number, child.name, [])
+
+    def wanted(self) -> set[str]:
+        """Return the streams that any viewer process wants."""
+        return {stream for viewer in self.viewers for stream in viewer.wants}
+
+    def load(self, machine_cpu: float, memory: float, draining: bool = False) -> Load:
+        """Return what the balancers are told."""
+        reports = [viewer.report for viewer in self.viewers]
+        busiest = max((child.report.cpu for child in self.children), default=0.0)
+        return Load(
+            bandwidth=sum(report.bits_per_second for report in reports),
+            sessions=sum(report.sessions for report in reports),
+            cpu=min(1.0, max(machine_cpu, busiest)),
+            memory=memory,
+            draining=draining,
+            accepted=self._gone.opened + sum(report.opened for report in reports),
+            refused=self._gone.refused + sum(report.refused for report in reports),
+            streams=sorted(name for name, (state, _) in self.states.items() if state == "live"),
+        )
+
+    async def sessions(self) -> list[Any]:
+        """Ask all viewer processes for their sessions; one that is silent is left out."""
+        asked = {viewer.name for viewer in self.viewers if viewer.ready}
+        if not asked:
+            return []
+        number = next(self._numbers)
+        answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        found: list[Any] = []
+        self._questions[number] = (answer, asked, found)
+        for viewer in self.viewers:
+            viewer.send({"t": "sessions", "id": number})
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT):
+                return await answer
+        except TimeoutError:
+            return found
+        finally:
+            self._questions.pop(number, None)
+
+    def _want(self, child: Child, streams: frozenset[str]) -> None:
+        before = self.wanted()
+        fresh = streams - child.wants
+        child.wants = streams
+        after = self.wanted()
+        if after != before:
+            self.worker.send({"t": "want", "streams": sorted(after)})
+            for stream in before - after:
+                self.states.pop(stream, None)
+        for stream in fresh & self.states.keys():
+            self._tell(child, stream)
+
+    def _state(self, stream: str, state: str, epoch: int) -> None:
+        if stream not in self.states and len(self.states) >= MAX_STATES:
+            return
+        self.states[stream] = (state, epoch)
+        for viewer in self.viewers:
+            if stream in viewer.wants:
+                self._tell(viewer, stream)
+
+    def _tell(self, viewer: Child, stream: str) -> None:
+        state, epoch = self.states[stream]
+        viewer.send({"t": "state", "stream": stream, "state": state, "epoch": epoch})
+
+    def _report(self, child: Child, message: dict[str, Any]) -> None:
+        self.merger.update(child.name, message.get("metrics", {}))
+        now, last = asyncio.get_running_loop().time(), child.report
+        sent = int(message.get("bytes", 0))
+        took = now - last.at
+        rate = max(0, sent - last.bytes) * 8 / took if last.at and took > 0 else 0.0
+        child.report = Report(
+            at=now,
+            sessions=int(message.get("sessions", 0)),
+            bytes=sent,
+            opened=int(message.get("opened", 0)),
+            refused=int(message.get("refused", 0)),
+            cpu=float(message.get("cpu", 0.0)),
+            bits_per_second=rate,
+        )
+
+    def _answered(self, number: int, name: str, sessions: list[Any]) -> None:
+        if number not in self._questions:
+            return
+        answer, asked, found = self._questions[number]
+        if name in asked:
+            asked.discard(name)
+            found += sessions
+            if not asked and not answer.done():
+                answer.set_result(found)

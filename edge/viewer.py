@@ -1,0 +1,200 @@
+"""A viewer process: serves HTTP on inherited sockets from the pages that the stream worker writes.
+
+Woken by an eventfd, and looking by itself ten times a second, it finds the streams that moved and
+tells whoever follows them: the hub, the packager. What it needs of other processes goes through
+its supervisor: streams wanted, states, reports.
+"""
+
+import asyncio
+import gc
+import socket
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from common.errors import ConfigError
+from common.runtime import loader, metrics
+from common.runtime.control import Channel
+from common.runtime.logs import Log
+from common.runtime.plugins import discover
+from common.runtime.wake import Wake
+from edge import http, outputs
+from edge.config import Config
+from edge.hub import Hub
+from edge.mirrors import Mirrors
+from edge.output import Output, ViewerContext
+from edge.sessions import Sessions
+
+log = Log("edge.viewer")
+
+SCAN = 0.1
+"""Seconds between two looks at the board without a wake."""
+
+REPORT = 1.0
+"""Seconds between two reports to the supervisor."""
+
+GEN2_NEVER = 1_000_000
+"""A full collection with thousands of viewers stops the process for tens of milliseconds."""
+
+
+class ViewerProcess:
+    """Everything of one viewer process but how it was started."""
+
+    def __init__(
+        self, config: Config, channel: Channel, wake_fd: int, listeners: Sequence[socket.socket]
+    ) -> None:
+        settings = config.edge
+        self.sessions = Sessions(idle=settings.idle)
+        self.mirrors = Mirrors(Path(config.node.pages), wait=settings.wait, linger=settings.linger)
+        self.hub = Hub(self.sessions, slow=settings.slow, stall=settings.stall)
+        self.context = ViewerContext(
+            self.mirrors, self.sessions, self.hub, settings, config.node.name
+        )
+        self._channel = channel
+        self._wake_fd = wake_fd
+        self._listeners = listeners
+        self._wanted: list[str] = []
+        self._counted = _Counted(self.sessions)
+        self._cpu = time.process_time()
+        self._runner: web.AppRunner | None = None
+
+    async def run(self) -> None:
+        """Serve until the supervisor says stop, or is gone."""
+        self.mirrors.on_want = self._want
+        self.hub.on_skip = _count_skip
+        self.sessions.observe = _observe
+        self._make_outputs()
+        served = self.context.outputs
+        app = http.application(served, self.sessions)
+        for output in served.values():
+            await output.start()
+        wake = Wake(self._wake_fd, self.mirrors.advance)
+        self._runner = await http.serve(app, self._listeners)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(700, 10, GEN2_NEVER)
+        self._channel.send({"t": "ready"})
+        jobs = [asyncio.create_task(job()) for job in (self._scan, self._report)]
+        try:
+            await self._listen()
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+            wake.close()
+            await self._stop()
+
+    def _make_outputs(self) -> None:
+        given = self.context.settings.outputs
+        found = discover(outputs, Output)
+        for name in given:
+            if name not in found:
+                known = loader.suggestion(name, found)
+                raise ConfigError(f"edge.outputs.{name}", f"no such output{known}")
+        for name, cls in found.items():
+            schema: type[msgspec.Struct] = cls.schema
+            settings = loader.build(schema, given.get(name, {}), f"edge.outputs.{name}")
+            self.context.outputs[name] = cls(self.context, settings)
+
+    async def _listen(self) -> None:
+        async for message in self._channel:
+            match message.get("t"):
+                case "state":
+                    self.mirrors.state(
+                        str(message["stream"]), str(message["state"]), int(message["epoch"])
+                    )
+                case "sessions":
+                    listed = self.sessions.listed()
+                    self._channel.send({"t": "sessions", "id": message["id"], "list": listed})
+                case "stop":
+                    return
+
+    def _want(self) -> None:
+        wanted = self.mirrors.wanted(self.sessions.streams())
+        self._wanted = wanted
+        self._channel.send({"t": "want", "streams": wanted})
+
+    async def _scan(self) -> None:
+        loop = asyncio.get_running_loop()
+        lag = metrics.LOOP_LAG.labels(kind="viewer")
+        while True:
+            due = loop.time() + SCAN
+            await asyncio.sleep(SCAN)
+            lag.set(max(0.0, loop.time() - due))
+            self.mirrors.advance()
+
+    async def _report(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(REPORT)
+            now = time.process_time()
+            load = (now - self._cpu) / (time.monotonic() - before)
+            self._cpu = now
+            self.sessions.sweep()
+            self.hub.tick(load)
+            self._counted.update()
+            self._want()
+            self._channel.send(self._said(load))
+
+    def _said(self, load: float) -> dict[str, Any]:
+        return {
+            "t": "report",
+            "metrics": metrics.snapshot(),
+            "sessions": len(self.sessions),
+            "bytes": self.sessions.bytes.total(),
+            "opened": self.sessions.opened.total(),
+            "refused": self.sessions.refused.total(),
+            "cpu": load,
+        }
+
+    async def _stop(self) -> None:
+        """Stop accepting, let the viewers go, and close."""
+        runner = self._runner
+        if runner is not None:
+            for site in list(runner.sites):
+                await site.stop()
+        self.hub.close()
+        for output in self.context.outputs.values():
+            await output.close()
+        if runner is not None:
+            await runner.cleanup()
+        self.mirrors.close()
+
+
+class _Counted:
+    """Carries the counters of the sessions over into the metrics."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._bytes: Counter[str] = Counter()
+        self._opened: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._protocols: set[str] = set()
+
+    def update(self) -> None:
+        now = Counter(session.protocol for session in self._sessions)
+        self._protocols |= set(now)
+        for protocol in self._protocols:
+            metrics.SESSIONS.labels(protocol=protocol).set(now[protocol])
+        sessions = self._sessions
+        for protocol, size in (sessions.bytes - self._bytes).items():
+            metrics.EGRESS_BYTES.labels(protocol=protocol).inc(size)
+        for protocol, count in (sessions.opened - self._opened).items():
+            metrics.SESSIONS_TOTAL.labels(protocol=protocol).inc(count)
+        for protocol, count in (sessions.refused - self._refused).items():
+            metrics.SESSIONS_REFUSED.labels(protocol=protocol, reason="full").inc(count)
+        self._bytes, self._opened = sessions.bytes.copy(), sessions.opened.copy()
+        self._refused = sessions.refused.copy()
+
+
+def _count_skip(protocol: str, reason: str, frames: int) -> None:
+    metrics.FRAMES_SKIPPED.labels(protocol=protocol, reason=reason).inc(frames)
+
+
+def _observe(protocol: str, seconds: float) -> None:
+    metrics.CAPTURE_TO_VIEWER.labels(protocol=protocol).observe(seconds)
