@@ -87,7 +87,7 @@ def test_waits_vary_so_that_not_all_come_back_at_once() -> None:
     assert (low, high) == (0.75, 1.25)
 
 
-async def test_waiting_waits() -> None:
+async def test_a_wait_takes_its_time() -> None:
     backoff = Backoff(0.001)
     await backoff.wait()
     assert backoff.next() > 0.001
