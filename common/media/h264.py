@@ -25,6 +25,7 @@ MAX_REF_FRAMES_IN_CYCLE = 255
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 144, 244})
 _AVCC_EXTENSION_PROFILES = frozenset({100, 110, 122, 144})
 _EXTENDED_SAR = 255
+_SEI_RECOVERY_POINT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,3 +244,38 @@ def is_idr(data: bytes, length_size: int = 4) -> bool:
         FormatError: If a NAL unit reaches beyond the sample.
     """
     return any(data[start] & 0x1F == NAL_IDR for start, _ in spans(data, length_size))
+
+
+def has_recovery_point(data: bytes, length_size: int = 4) -> bool:
+    """Return whether a length-prefixed sample holds a recovery point SEI message (D.1.8).
+
+    Decoding may start there although the picture is no IDR picture (open GOP, intra refresh).
+
+    Raises:
+        FormatError: If a NAL unit reaches beyond the sample.
+    """
+    for start, stop in spans(data, length_size):
+        if data[start] & 0x1F == NAL_SEI and _SEI_RECOVERY_POINT in _sei_types(data[start:stop]):
+            return True
+    return False
+
+
+def _sei_types(nal: bytes) -> list[int]:
+    """Return the payload types of an SEI NAL unit (7.3.2.3.1)."""
+    body = unescape(nal[1:]).rstrip(b"\x80") if nal else b""
+    types = []
+    position = 0
+    while position < len(body) - 1:
+        kind, position = _ff_coded(body, position)
+        size, position = _ff_coded(body, position)
+        types.append(kind)
+        position += size
+    return types
+
+
+def _ff_coded(body: bytes, position: int) -> tuple[int, int]:
+    value = 0
+    while position < len(body) and body[position] == 0xFF:
+        value += 255
+        position += 1
+    return value + (body[position] if position < len(body) else 0), position + 1

@@ -60,6 +60,7 @@ class VideoEncoder:
     def __init__(self, track: int, settings: Settings, rendition: Rendition) -> None:
         assert settings.video is not None
         self.track = track
+        self.height = rendition.height
         self.codec = settings.video
         self.init = b""
         """Setup bytes, known once the first frame is."""

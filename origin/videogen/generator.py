@@ -73,6 +73,7 @@ class _Voice:
     """One language: its encoder, its tone, the second in which it beeps."""
 
     encoder: AudioEncoder
+    language: str
     second: NDArray[np.float32]
 
 
@@ -99,9 +100,10 @@ class Generator:
         if self._settings.audio is None:
             return []
         voices = []
-        for index, hertz in zip(range(len(self._settings.languages)), BEEP_HERTZ, strict=False):
+        for index, language in enumerate(self._settings.languages):
             encoder = AudioEncoder(len(self._videos) + index + 1, self._settings.audio)
-            voices.append(_Voice(encoder, _second(hertz)))
+            tone = _second(BEEP_HERTZ[index % len(BEEP_HERTZ)])
+            voices.append(_Voice(encoder, language, tone))
         return voices
 
     def frames(self, count: int | None = None) -> Iterator[list[Frame]]:
@@ -157,14 +159,12 @@ class Generator:
                 encoder.codec,
                 encoder.init,
                 VIDEO_CLOCK,
-                name=f"{rendition.height}p",
+                name=f"{encoder.height}p",
                 frame_duration=round(self._frame_ticks),
             )
-            for (_, encoder), rendition in zip(
-                self._videos, self._settings.renditions, strict=False
-            )
+            for _, encoder in self._videos
         ]
-        for voice, language in zip(self._voices, self._settings.languages, strict=True):
+        for voice in self._voices:
             encoder = voice.encoder
             notes.append(
                 TrackNote(
@@ -172,7 +172,7 @@ class Generator:
                     encoder.codec,
                     encoder.init,
                     AUDIO_RATE,
-                    language=language,
+                    language=voice.language,
                     frame_duration=encoder.frame_size,
                 )
             )

@@ -75,10 +75,7 @@ def parse_source(source: str) -> Settings:
     parts = urlsplit(source)
     if parts.scheme != "videogen" or parts.netloc or parts.path.strip("/"):
         raise ConfigError("source", f"{source!r} is not of the form videogen://?option=value&…")
-    try:
-        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    except ValueError as error:
-        raise ConfigError("source", f"{source!r}: {error}") from error
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
     return from_options(dict(pairs), "source")
 
 

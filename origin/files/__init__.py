@@ -1,0 +1,1 @@
+"""Files played as live streams: opened by FFmpeg in a child process, paced by their timestamps."""
