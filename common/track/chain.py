@@ -45,17 +45,17 @@ class Held:
 class Chain:
     """The pages of one track: sealed ones in order of seq, and the open one behind them."""
 
-    __slots__ = ("_disk", "_folder", "_open", "_skipped", "_start", "arena", "end", "page_ticks",
+    __slots__ = ("_disk", "_folder", "_open", "_start", "arena", "end", "head", "page_ticks",
                  "pages", "track")  # fmt: skip
 
     def __init__(self, folder: Path, track: int, disk: Disk, arena: int) -> None:
         self._folder = folder
         self._disk = disk
         self._open: PageWriter | None = None
-        self._skipped = 0  # the head where nothing has come since a skip
         self._start = 0  # dts of the open page's first record
         self.track = track
         self.arena = arena
+        self.head = 0  # the next seq
         self.page_ticks = 0  # 0: not known yet, pages are sealed when they are full
         self.pages: list[Held] = []
         self.end = 0  # dts plus duration of the newest record
@@ -65,12 +65,11 @@ class Chain:
         """Whether no record is held."""
         return self._open is None and not self.pages
 
-    @property
-    def head(self) -> int:
-        """The next seq; 0 if nothing is held."""
-        if self._open is not None:
-            return self._open.first + self._open.count
-        return max(self.pages[-1].stop if self.pages else 0, self._skipped)
+    def adopt(self, pages: list[Held]) -> None:
+        """Take over the sealed pages, in order, that a dead writer left."""
+        self.pages = pages
+        self.head = pages[-1].stop
+        self.end = pages[-1].end
 
     @property
     def oldest(self) -> int:
@@ -113,12 +112,14 @@ class Chain:
         self.seal()
         self._open = page
         self._start = record.dts
+        self.head = record.seq
 
     def append(self, record: Record, payload: Buffer, size: int) -> Record:
         """Publish a record in the open page."""
         page = self._open
         assert page is not None
         stored = page.append(record, payload, size)
+        self.head += 1
         if not record.flags & _LOST:
             self.end = record.dts + record.duration
         return stored
@@ -138,7 +139,7 @@ class Chain:
     def skip(self, seq: int) -> None:
         """Go on at ``seq``: the open page ends, the next begins there."""
         self.seal()
-        self._skipped = seq
+        self.head = seq
 
     @property
     def size(self) -> int:
@@ -161,7 +162,7 @@ class Chain:
         spans = [(page.first, page.stop) for page in self.pages]
         if self._open is not None:
             spans.append((self._open.first, max(stop, self.head)))
-        elif self.pages or self._skipped:
+        elif self.pages or self.head:
             spans.append((self.head, max(stop, self.head)))
         found = []
         for start, end in spans:
@@ -195,6 +196,7 @@ class Chain:
         self.pages.append(Held(page.path, first, len(run), page.size, end))
         self.pages.sort(key=lambda held: held.first)
         if self._open is None and self.pages[-1].first == first:
+            self.head = max(self.head, first + len(run))
             self.end = end
 
 

@@ -111,9 +111,7 @@ class StreamWriter:
     def _adopt(self) -> None:
         tracks, self.adoption = adopt(self._folder)
         for number, pages in tracks.items():
-            chain = self._chain(number)
-            chain.pages = pages
-            chain.end = pages[-1].end
+            self._chain(number).adopt(pages)
         path = self._folder / CATALOG
         try:
             self.catalog = Catalog.decode(path.read_bytes())
@@ -216,7 +214,10 @@ class StreamWriter:
             raise ValueError(f"track {track}: a payload of {size} bytes")
         if chain.wants_page(record, size):
             self._begin_page(chain, record, size)
-        self._make_room(size)
+        if self._bytes + size > self._limits.bytes_per_stream or (
+            self._budget.used + size > self._budget.total
+        ):
+            self._make_room(size)
         stored = chain.append(record, payload, size)
         self._bytes += size
         self._budget.used += size

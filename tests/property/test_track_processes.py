@@ -1,0 +1,180 @@
+"""Pages between processes: a writer killed at any moment, readers that verify every byte."""
+
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.errors import PageGone, StreamBusy, StreamNotFound
+from common.track.board import Board
+from common.track.record import Record
+from common.track.store import Limits, StreamReader, StreamWriter
+from tests.unit.track.build import AUDIO, EPOCH, STREAM, VIDEO
+
+DEADLINE_S = 30
+
+_WRITER = """
+import sys
+from pathlib import Path
+from common.track.store import Limits, StreamWriter
+from tests.unit.track.build import EPOCH, STREAM, audio, catalog, payload, video
+writer = StreamWriter.open(Path(sys.argv[1]), STREAM, EPOCH, Limits(bytes_per_stream=8 << 20))
+if writer.catalog is None:
+    writer.set_catalog(catalog())
+print(writer.head(1), writer.head(2), len(writer.adoption.dropped), flush=True)
+seq = writer.head(1)
+while True:
+    size = (seq * 7919) % 20_000
+    writer.append(1, video(seq, size=size), payload(seq, size))
+    sound = writer.head(2)
+    writer.append(2, audio(sound), payload(sound, sound % 500))
+    if sound % 1000 == 0:
+        writer.set_catalog(catalog(version=sound + 1))
+    seq += 1
+"""
+
+_READER = """
+import sys
+from pathlib import Path
+from common.track.store import StreamReader
+from tests.unit.track.build import EPOCH, STREAM
+from tests.property.test_track_processes import Checker
+checker = Checker(StreamReader.open(Path(sys.argv[1]), STREAM, EPOCH))
+print("ready", flush=True)
+while True:
+    checker.step()
+"""
+
+
+class Checker:
+    """Reads everything that is committed on both tracks and compares it."""
+
+    def __init__(self, reader: StreamReader) -> None:
+        self.reader = reader
+        self.next = {VIDEO.id: 0, AUDIO.id: 0}
+        self.verified = 0
+        self.overtaken = 0
+
+    def step(self) -> None:
+        for number in self.next:
+            track = self.reader.track(number)
+            first, head = self.next[number], track.head
+            assert head >= first, "a head that went back"
+            stop = min(head, first + 50)
+            try:
+                records = track.records(first, stop)
+                payloads = track.payloads(first, stop, verify=True)
+            except PageGone:
+                self.next[number] = max(first, track.contiguous_from)
+                self.overtaken += 1
+                continue
+            for seq, record, data in zip(range(first, stop), records, payloads, strict=True):
+                self.compare(number, seq, record, data)
+            self.next[number] = stop
+            self.verified += stop - first
+
+    def compare(self, number: int, seq: int, record: Record, data: bytes) -> None:
+        size = (seq * 7919) % 20_000 if number == VIDEO.id else seq % 500
+        assert (record.seq, record.size, len(data)) == (seq, size, size)
+        assert data == (seq.to_bytes(8, "little") * (size // 8 + 1))[:size]
+
+
+def spawn(code: str, root: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", code, str(root)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def kill(child: "subprocess.Popen[str]") -> None:
+    child.send_signal(signal.SIGKILL)
+    child.wait(DEADLINE_S)
+    assert child.stdout is not None
+    child.stdout.close()
+
+
+def line(child: "subprocess.Popen[str]") -> str:
+    assert child.stdout is not None
+    return child.stdout.readline()
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A page folder in memory, as on a node."""
+    with tempfile.TemporaryDirectory(prefix="headwater-test-", dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+def test_a_writer_killed_at_any_moment_leaves_only_whole_records(root: Path) -> None:
+    chance = random.Random(20)
+    checker: Checker | None = None
+    for _ in range(4):
+        writer = spawn(_WRITER, root)
+        try:
+            video, _, dropped = map(int, line(writer).split())
+            assert dropped <= 2  # at most a page without a record on each track
+            if checker is None:
+                checker = Checker(StreamReader.open(root, STREAM, EPOCH))
+            assert video >= checker.next[VIDEO.id]
+            deadline = time.monotonic() + DEADLINE_S
+            target = checker.verified + chance.randrange(1, 4000)
+            while checker.verified < target:
+                checker.step()
+                assert time.monotonic() < deadline
+        finally:
+            kill(writer)
+        head = checker.reader.track(VIDEO.id).head
+        checker.step()
+        assert checker.reader.track(VIDEO.id).head == head
+    assert checker is not None
+    after = StreamWriter.open(root, STREAM, EPOCH, Limits())
+    assert after.head(VIDEO.id) == checker.reader.track(VIDEO.id).head
+    assert after.catalog is not None
+    first = checker.reader.track(VIDEO.id).contiguous_from
+    assert first == after.oldest(VIDEO.id)
+    after.remove()
+    assert checker.verified > 0
+
+
+def test_a_reader_that_is_killed_disturbs_nobody(root: Path) -> None:
+    writer = spawn(_WRITER, root)
+    try:
+        line(writer)
+        victims = [spawn(_READER, root) for _ in range(2)]
+        checker = Checker(StreamReader.open(root, STREAM, EPOCH))
+        for victim in victims:
+            assert line(victim) == "ready\n"
+            checker.step()
+            kill(victim)
+        goal = checker.verified + 500
+        deadline = time.monotonic() + DEADLINE_S
+        while checker.verified < goal:
+            checker.step()
+            assert time.monotonic() < deadline
+        with pytest.raises(StreamBusy):
+            StreamWriter.open(root, STREAM, EPOCH, Limits())
+    finally:
+        kill(writer)
+
+
+def test_the_board_tells_of_a_writer_in_another_process(root: Path) -> None:
+    board = Board.open(root)
+    before = board.snapshot()
+    writer = spawn(_WRITER, root)
+    try:
+        line(writer)
+        deadline = time.monotonic() + DEADLINE_S
+        slot = None
+        while slot is None or board.snapshot().moved(before) != [slot]:
+            slot = board.slot_of(STREAM, EPOCH)
+            assert time.monotonic() < deadline
+        assert board.snapshot().generation != before.generation
+        assert board.snapshot().catalogs_moved(before) == [slot]
+    finally:
+        kill(writer)
+    with pytest.raises(StreamNotFound):
+        StreamReader.open(root, STREAM, EPOCH + 1)
