@@ -123,7 +123,7 @@ class FilePlayer:
     def _open_lanes(self, container: Any) -> None:
         if self._lanes:
             return
-        for stream in container.streams[:MAX_STREAMS]:
+        for stream in list(container.streams)[:MAX_STREAMS]:
             lane = self._lane(stream)
             if lane is not None:
                 self._lanes[stream.index] = lane
