@@ -1,8 +1,8 @@
 """Put the records of a stream in order, see gaps, ask for what is missing, give up in time.
 
-Pure: records and heads go in, :class:`Commit`, :class:`Lost` and :class:`Restart` come out, and
-what to pull is asked for with :meth:`StreamRepair.requests`. ``now`` is in microseconds of any
-clock that does not jump.
+Pure: records and heads go in, :class:`Commit`, :class:`Lost`, :class:`Skip` and :class:`Rejoin`
+come out, and what to pull is asked for with :meth:`StreamRepair.requests`. ``now`` is in
+microseconds of any clock that does not jump.
 
 Records may come over several paths, twice, and in any order; (stream, epoch, track, seq) is their
 identity. They leave in seq order of their track. A missing record is waited for ``deadline_us``
@@ -46,7 +46,10 @@ class RepairLimits:
     dropped and pulled later."""
 
     max_lost: int = 20_000
-    """Records of one hole that are written down one by one as lost; a wider hole is a new run."""
+    """Records of one hole that are written down one by one as lost."""
+
+    max_behind: int = 3_000
+    """Records that a track may lack at a join; with more the stream goes on at the live GOP."""
 
 
 class Commit(NamedTuple):
@@ -68,13 +71,21 @@ class Lost(NamedTuple):
     """``deadline``; ``gone``, when the sender has it no more; ``upstream``, when it never had."""
 
 
-class Restart(NamedTuple):
-    """Drop what is held of the stream and join anew: it cannot be continued."""
+class Skip(NamedTuple):
+    """Go on with the track at ``first``: what lies before it is not waited for."""
+
+    track: int
+    first: int
+
+
+class Rejoin(NamedTuple):
+    """Join again: too much is missing to be written down, or (``wipe``) what is held is wrong."""
 
     reason: str
+    wipe: bool
 
 
-Instruction = Commit | Lost | Restart
+Instruction = Commit | Lost | Skip | Rejoin
 
 
 class StreamRepair:
@@ -108,26 +119,27 @@ class StreamRepair:
 
         ``asked`` has our heads when we asked: a sender behind those has lost part of the epoch.
         """
-        first_time = not self.joined
         self.joined = True
-        for track, position in positions.items():
-            gaps = self._track(track)
-            if gaps is None:
-                continue
-            if gaps.next is None:
-                gaps.begin(position.gop, now)
-            elif position.head < asked.get(track, 0):
-                self._out.append(Restart(f"track {track} went back"))
+        late = self._limits.max_behind
+        known = [(number, position, self._track(number)) for number, position in positions.items()]
+        tracks = [(number, position, gaps) for number, position, gaps in known if gaps]
+        jump = any(gaps.next is not None and p.gop > gaps.next + late for _, p, gaps in tracks)
+        for track, position, gaps in tracks:
+            if position.head < asked.get(track, 0):
+                self._out.append(Rejoin(f"track {track} went back", wipe=True))
                 return
+            if gaps.next is None or (jump and position.gop > gaps.next):
+                if gaps.next is not None:
+                    self._out.append(Skip(track, position.gop))
+                gaps.begin(position.gop, now)
             elif position.oldest > gaps.next:
                 self._skip(track, gaps, position.oldest, "gone")
             gaps.notice(position.head, now)
             self._drain(track, gaps)
-        if first_time:
-            for track, gaps in self._tracks.items():
-                if gaps.next is None:
-                    gaps.begin(0, now)
-                    self._drain(track, gaps)
+        for track, gaps in self._tracks.items():
+            if gaps.next is None:
+                gaps.begin(0, now)
+                self._drain(track, gaps)
 
     def receive(self, item: Item, now: int, source: str = LIVE) -> None:
         """Take a record in, from whatever path."""
@@ -228,7 +240,8 @@ class StreamRepair:
         while gaps.next is not None and gaps.next < stop:
             lost = gaps.lose(stop, self._limits.max_lost)
             if lost is None:
-                self._out.append(Restart(f"track {track} lacks more than can be written down"))
+                reason = f"track {track} lacks more than can be written down"
+                self._out.append(Rejoin(reason, wipe=False))
                 return
             self._out.extend(Lost(track, record, reason) for record in lost)
             self._drain(track, gaps)

@@ -1,0 +1,122 @@
+"""How the supervisor starts the stream worker and the viewer processes, and how those begin.
+
+A child gets what it needs in the environment variable ``HEADWATER_CHILD``, a JSON object:
+``control`` is the descriptor of its end of the channel, ``wake`` those of eventfds (the worker
+rings them all, a viewer process waits for its own), ``listen`` those of listening sockets, and
+``settings`` the sections ``node``, ``log`` and ``edge`` of the configuration.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from common.errors import ConfigError, HeadwaterError
+from common.runtime import loader, logs
+from common.runtime.control import Channel
+from common.runtime.tasks import run_until_signalled, spawn_child
+from edge.config import Config
+
+VARIABLE = "HEADWATER_CHILD"
+
+Spawn = Callable[[socket.socket], Awaitable[Process]]
+"""Starts the process; the socket is its end of the control channel."""
+
+FAILED = 1
+
+
+class Inheritance(msgspec.Struct, frozen=True):
+    """What a child was given."""
+
+    control: int
+    wake: list[int]
+    listen: list[int]
+    settings: dict[str, Any]
+
+    def config(self) -> Config:
+        """Return the settings as the supervisor has them.
+
+        Raises:
+            ConfigError: If they are not those of this version.
+        """
+        return loader.build(Config, self.settings)
+
+
+Main = Callable[[Inheritance, Config, Channel], Awaitable[None]]
+"""What a child does: until its channel says ``stop`` or ends."""
+
+
+def worker(config: Config, wakes: Sequence[int]) -> Spawn:
+    """Return how to start the stream worker, which rings ``wakes``."""
+    return _spawner("edge.worker", config, wakes, ())
+
+
+def viewer(config: Config, wake: int, listeners: Sequence[socket.socket]) -> Spawn:
+    """Return how to start a viewer process, which ``wake`` wakes, on ``listeners``."""
+    return _spawner("edge.viewer", config, [wake], [listener.fileno() for listener in listeners])
+
+
+def _spawner(module: str, config: Config, wakes: Sequence[int], listen: Sequence[int]) -> Spawn:
+    # A stream's key is no business of a child's, and the environment can be read in /proc.
+    settings = loader.dump(config)
+    settings.pop("streams", None)
+
+    async def spawn(control: socket.socket) -> Process:
+        given = Inheritance(control.fileno(), list(wakes), list(listen), settings)
+        return await spawn_child(
+            [sys.executable, "-m", module],
+            pass_fds=[given.control, *given.wake, *given.listen],
+            environment={VARIABLE: msgspec.json.encode(given).decode()},
+        )
+
+    return spawn
+
+
+def inheritance(environ: Mapping[str, str] = os.environ) -> Inheritance:
+    """Return what this process was given.
+
+    Raises:
+        ConfigError: If it was not started by a supervisor.
+    """
+    try:
+        return msgspec.json.decode(environ[VARIABLE], type=Inheritance)
+    except (KeyError, msgspec.MsgspecError) as error:
+        raise ConfigError(
+            VARIABLE, "is set by the supervisor, which starts this process"
+        ) from error
+
+
+def run(main: Main) -> int:
+    """Be a child: set up logs and signals, run ``main``, return the exit code.
+
+    SIGTERM and SIGINT cancel ``main``, which ends by itself when its channel does: a child never
+    outlives its supervisor.
+    """
+    try:
+        given = inheritance()
+        config = given.config()
+    except HeadwaterError as error:
+        sys.stderr.write(f"headwater: {error}\n")
+        return 2
+    logs.configure(config.log.level, config.log.style)
+    for fd in (given.control, *given.wake, *given.listen):
+        os.set_inheritable(fd, False)
+    try:
+        asyncio.run(run_until_signalled(_run(main, given, config)))
+    except HeadwaterError as error:
+        logs.Log("edge.child").error("child failed", extra={"error": str(error)})
+        return FAILED
+    return 0
+
+
+async def _run(main: Main, given: Inheritance, config: Config) -> None:
+    channel = Channel(given.control)
+    try:
+        await main(given, config, channel)
+    finally:
+        channel.close()

@@ -1,0 +1,322 @@
+"""The origin's end of the bus: publishes records, answers joins and pulls from the pages.
+
+Everything is sent from the event loop without waiting; ZeroMQ's own thread does the rest. An edge
+that does not keep up loses whole messages, sees the gap, and pulls.
+"""
+
+import asyncio
+import os
+import socket as sockets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+from common.errors import StreamNotFound
+from common.runtime import metrics
+from common.runtime.pump import Pump, bind, harden
+from common.track.catalog import Catalog
+from common.track.record import Record
+from common.track.store import StreamReader, StreamWriter
+from common.wire.media import MAX_PAYLOAD, MAX_ROWS, Item
+from common.wire.messages import (
+    HEARTBEAT,
+    HEARTBEAT_US,
+    MEDIA,
+    NODE_TOPIC,
+    encode_catalog,
+    encode_heartbeat,
+    encode_media,
+    encode_node,
+    topic,
+)
+from origin.controls import Controls
+from origin.subscriptions import Subscriptions, Verdict
+
+FLUSH_AFTER = 0.025
+"""Seconds that audio waits for video to ride with."""
+
+FLUSH_BYTES = 256 * 1024
+COPY_BELOW = 65_536
+"""Payloads below this are cheaper to copy than to share with ZeroMQ's thread."""
+
+MAX_SUBSCRIPTION = 64 * 1024
+"""Bytes of a message from a subscriber. Without it, one peer can take all memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class BroadcastSettings:
+    """What bounds the bus of one origin."""
+
+    send_hwm: int = 4000
+    """Messages that wait for one edge: about 3 s of 40 streams."""
+
+    repair_rate: int = 31_000_000
+    """Bytes a second for joins, repair and backfill of all edges: a quarter of 1 Gbit/s."""
+
+    io_threads: int = 1
+    max_topics: int = 16_384
+    """Topics that one edge may subscribe to."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    """What is being sent of one stream."""
+
+    name: str
+    catalog: Catalog | None = None
+    writer: StreamWriter | None = None
+    heads: dict[int, int] = field(default_factory=dict)
+    """Next seq of each track, as far as it has been sent."""
+    items: list[Item] = field(default_factory=list)
+    size: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+
+class Broadcast:
+    """The bus of one origin, in the running event loop."""
+
+    def __init__(
+        self,
+        bus_address: str,
+        control_address: str,
+        *,
+        node: str = "origin",
+        settings: BroadcastSettings | None = None,
+        now_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
+    ) -> None:
+        """Bind both sockets (``HOST:PORT``, port 0 takes a free one).
+
+        Raises:
+            ConfigError: If an address cannot be read.
+            ListenError: If one cannot be bound; nothing stays open then.
+        """
+        self._settings = settings or BroadcastSettings()
+        self._node = node
+        self._loop = asyncio.get_running_loop()
+        self._streams: dict[str, _Stream] = {}
+        self._readers: dict[tuple[str, int], StreamReader] = {}
+        self._catalogs: dict[tuple[str, int], Catalog] = {}
+        self._subscriptions = Subscriptions(self._settings.max_topics)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(self._settings.io_threads)
+        self._socket = self._context.socket(zmq.XPUB)
+        self._prepare()
+        try:
+            self.bus_port = bind(self._socket, bus_address, "origin.bus")
+            self._controls = Controls(
+                self._context,
+                control_address,
+                self._find,
+                node=node,
+                rate=self._settings.repair_rate,
+                now_us=now_us,
+            )
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self.control_port = self._controls.port
+        self._pump = Pump(self._socket, _receive, self._subscription)
+        self._beats = 0
+        self._beat = self._loop.call_later(HEARTBEAT_US / 1e6, self._heartbeat)
+        self._closed = False
+
+    def _prepare(self) -> None:
+        harden(self._socket)
+        options = {
+            zmq.SNDHWM: self._settings.send_hwm,
+            zmq.RCVHWM: 0,
+            zmq.MAXMSGSIZE: MAX_SUBSCRIPTION,
+            zmq.XPUB_MANUAL: 1,  # only topics that exist enter the trie that every send searches
+            zmq.HEARTBEAT_IVL: 2000,  # on the sender alone: on a receiver it can abort the process
+            zmq.HEARTBEAT_TIMEOUT: 6000,
+        }
+        for option, value in options.items():
+            self._socket.setsockopt(option, value)
+
+    # What the streams call.
+
+    def attach(self, writer: StreamWriter) -> None:
+        """Answer joins and pulls of a stream from these pages, and go on behind their heads."""
+        entry = self._streams.setdefault(writer.stream, _Stream(writer.stream))
+        self._flush(entry)
+        entry.writer = writer
+        entry.heads = {track: writer.head(track) for track in writer.tracks()}
+        key = (writer.stream, writer.epoch)
+        self._close_reader(key)
+        self._readers[key] = writer.reader()
+
+    def catalog(self, catalog: Catalog) -> None:
+        """Announce a stream, or a new version of its catalog."""
+        entry = self._streams.setdefault(catalog.stream, _Stream(catalog.stream))
+        self._flush(entry)
+        entry.catalog = catalog
+        self._catalogs[catalog.stream, catalog.epoch] = catalog
+        frames = encode_catalog(catalog)
+        if frames[0] in self._subscriptions:
+            self._publish(frames)
+
+    def record(self, stream: str, track: int, record: Record, payload: bytes, flush: bool) -> None:
+        """Send a record that stands in the pages already, at once or with the next ones.
+
+        Raises:
+            StreamNotFound: If the stream was not announced with :meth:`catalog`.
+        """
+        entry = self._streams.get(stream)
+        if entry is None or entry.catalog is None:
+            raise StreamNotFound(f"{stream} was not announced")
+        if entry.size + len(payload) > MAX_PAYLOAD:
+            self._flush(entry)
+        entry.items.append(Item(track, record, payload))
+        entry.size += len(payload)
+        if flush or entry.size >= FLUSH_BYTES or len(entry.items) >= MAX_ROWS:
+            self._flush(entry)
+        elif entry.timer is None:
+            entry.timer = self._loop.call_later(FLUSH_AFTER, self._flush, entry)
+
+    def remove(self, stream: str, epoch: int) -> None:
+        """Forget an epoch of a stream; its pages may go."""
+        entry = self._streams.get(stream)
+        if entry is not None and entry.catalog is not None and entry.catalog.epoch == epoch:
+            self._flush(entry)
+            del self._streams[stream]
+        self._close_reader((stream, epoch))
+        self._catalogs.pop((stream, epoch), None)
+
+    def close(self) -> None:
+        """Stop, and let go of all sockets and pages. May be called twice."""
+        if self._closed:
+            return
+        for entry in self._streams.values():
+            self._flush(entry)
+        self._closed = True
+        self._beat.cancel()
+        self._pump.close()
+        self._controls.close()
+        self._context.destroy(linger=0)
+        for key in list(self._readers):
+            self._close_reader(key)
+
+    def endpoints(self, host: str = "127.0.0.1") -> dict[str, str]:
+        """Return where edges reach it through ``host``, for the registry."""
+        host = f"[{host}]" if ":" in host else host
+        return {
+            "bus": f"tcp://{host}:{self.bus_port}",
+            "control": f"tcp://{host}:{self.control_port}",
+        }
+
+    # Inside.
+
+    def _close_reader(self, key: tuple[str, int]) -> None:
+        reader = self._readers.pop(key, None)
+        if reader is not None:
+            reader.close()
+
+    def _find(self, stream: str, epoch: int) -> tuple[StreamReader, Catalog] | None:
+        """Return pages and catalog of an epoch, the newest one for 0."""
+        if not epoch:
+            entry = self._streams.get(stream)
+            if entry is None or entry.catalog is None:
+                return None
+            epoch = entry.catalog.epoch
+        reader = self._readers.get((stream, epoch))
+        catalog = self._catalogs.get((stream, epoch))
+        return (reader, catalog) if reader is not None and catalog is not None else None
+
+    def _flush(self, entry: _Stream) -> None:
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+        items = entry.items
+        catalog = entry.catalog
+        if not items or catalog is None or self._closed:
+            return
+        entry.items, entry.size = [], 0
+        for item in items:
+            entry.heads[item.track] = item.record.seq + 1
+        if topic(MEDIA, entry.name) in self._subscriptions:
+            frames = encode_media(entry.name, catalog.epoch, catalog.term, items)
+            self._publish(frames)
+            metrics.RECORDS_BROADCAST.labels(entry.name).inc(len(items))
+            metrics.BROADCAST_BYTES.labels(entry.name).inc(len(frames[2]))
+
+    def _publish(self, frames: list[bytes]) -> None:
+        copy = len(frames[2]) < COPY_BELOW
+        self._socket.send_multipart(frames, zmq.NOBLOCK, copy=copy)
+        self._pump.poke()
+
+    def _heartbeat(self) -> None:
+        self._beat = self._loop.call_later(HEARTBEAT_US / 1e6, self._heartbeat)
+        self._publish(encode_node(self._node, time.time_ns() // 1000))
+        for entry in self._streams.values():
+            if entry.catalog is None or topic(HEARTBEAT, entry.name) not in self._subscriptions:
+                continue
+            writer = entry.writer
+            oldest = {track: writer.oldest(track) for track in entry.heads} if writer else {}
+            self._publish(encode_heartbeat(entry.catalog, entry.heads, oldest))
+        self._beats += 1
+        if self._beats % 4 == 0:
+            self._subscriptions.prune(_peer_address)
+            self._controls.prune()
+
+    def _subscription(self, frame: "zmq.Frame") -> None:
+        data = frame.bytes
+        accepted, name = data[:1] == b"\x01", data[1:]
+        try:
+            connection = int(frame.get(zmq.SRCFD))
+            address = _peer_address(connection)
+        except zmq.ZMQError:
+            self._follow(zmq.UNSUBSCRIBE, name)  # its connection is gone: prune() counts
+            return
+        if not accepted:
+            self._subscriptions.unsubscribe(connection, address, name)
+            self._follow(zmq.UNSUBSCRIBE, name)
+            return
+        verdict = self._subscriptions.subscribe(connection, address, name)
+        if verdict is Verdict.ACCEPT:
+            self._follow(zmq.SUBSCRIBE, name)
+            self._greet(name)
+            return
+        metrics.BUS_DROPS.labels("subscription").inc()
+        if verdict is Verdict.CUT:
+            _cut(connection, address, self.bus_port)
+
+    def _follow(self, option: int, name: bytes) -> None:
+        """Do what the subscriber asked for; that is up to us with ``XPUB_MANUAL``."""
+        try:
+            self._socket.setsockopt(option, name)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EINVAL:  # the connection is gone, and its topics with it
+                raise
+
+    def _greet(self, name: bytes) -> None:
+        """Let a new subscriber know at once that the node is there."""
+        if name == NODE_TOPIC:
+            self._publish(encode_node(self._node, time.time_ns() // 1000))
+
+
+def _receive(socket: "zmq.Socket[Any]") -> "zmq.Frame":
+    frame: zmq.Frame = socket.recv(zmq.NOBLOCK, copy=False)
+    return frame
+
+
+def _peer_address(connection: int) -> str:
+    """Return who is at the other end of a descriptor, nothing if it is not connected."""
+    try:
+        duplicate = os.dup(connection)
+    except OSError:
+        return ""
+    with sockets.socket(fileno=duplicate) as peer:
+        try:
+            host, port, *_ = peer.getpeername()
+        except (OSError, ValueError):
+            return ""
+        return f"{host} {port}"
+
+
+def _cut(connection: int, address: str, port: int) -> None:
+    """Shut a subscriber's connection, if the descriptor is still this connection to the bus."""
+    with sockets.socket(fileno=os.dup(connection)) as peer:
+        if _peer_address(connection) == address and peer.getsockname()[1] == port:
+            peer.shutdown(sockets.SHUT_RDWR)

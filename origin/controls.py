@@ -1,0 +1,223 @@
+"""The control side of the bus: a ROUTER that answers hello, ping, join and pull.
+
+Answers are read from the pages, one a turn of the event loop, so that no publisher waits. Each edge
+has a share of the rate; what repairs the present goes before what fills up the past.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import zmq
+
+from common import __version__
+from common.errors import FormatError, StreamNotFound
+from common.runtime import metrics
+from common.runtime.pump import Pump, bind, harden, receive_frames
+from common.track.catalog import Catalog
+from common.track.store import StreamReader
+from common.wire.bucket import TokenBucket
+from common.wire.control import (
+    Absent,
+    Control,
+    Hello,
+    Join,
+    Joined,
+    Ping,
+    Pong,
+    Pull,
+    Records,
+    decode_control,
+    encode_control,
+)
+from origin.answers import answer_pull, positions
+
+MAX_INBOUND = 64 * 1024
+"""Bytes of a message from an edge; hello and pull are short."""
+
+MAX_PEERS = 4096
+MAX_QUEUED = 256
+"""Questions of one edge that wait for an answer; more are forgotten, and asked again."""
+
+SEND_HWM = 64
+"""Answers of at most 256 kB that wait in one edge's connection: 16 MB."""
+
+JOIN_COST = 4096
+"""Bytes that a join is charged with: it reads the pages too."""
+
+BURST = 4 * 1024 * 1024
+IDLE_US = 60_000_000
+
+
+@dataclass(slots=True)
+class _Peer:
+    bucket: TokenBucket
+    seen_us: int
+    urgent: deque[Join | Pull] = field(default_factory=lambda: deque(maxlen=MAX_QUEUED))
+    later: deque[Pull] = field(default_factory=lambda: deque(maxlen=MAX_QUEUED))
+
+
+Find = Callable[[str, int], tuple[StreamReader, Catalog] | None]
+"""(stream, epoch) -> its pages and newest catalog; epoch 0 is the newest one."""
+
+
+class Controls:
+    """The ROUTER of one origin."""
+
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        address: str,
+        find: Find,
+        *,
+        node: str,
+        rate: int,
+        now_us: Callable[[], int],
+    ) -> None:
+        """Listen on ``address``; all answers together take ``rate`` bytes a second, one edge half.
+
+        Raises:
+            ListenError: If the address cannot be bound.
+        """
+        self._find = find
+        self._node = node
+        self._rate = rate
+        self._now = now_us
+        self._total = TokenBucket(rate, BURST, now_us())
+        self._peers: OrderedDict[bytes, _Peer] = OrderedDict()
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.Handle | None = None
+        self._socket = context.socket(zmq.ROUTER)
+        harden(self._socket)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._socket.setsockopt(zmq.SNDHWM, SEND_HWM)
+        self._socket.setsockopt(zmq.RCVHWM, 1000)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_INBOUND)
+        try:
+            self.port = bind(self._socket, address, "origin.control")
+        except BaseException:
+            self._socket.close(0)
+            raise
+        self._pump = Pump(self._socket, receive_frames, self._deliver)
+
+    def close(self) -> None:
+        """Stop answering."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._pump.close()
+        self._socket.close(0)
+
+    def prune(self) -> None:
+        """Forget edges that have said nothing for long."""
+        now = self._now()
+        for identity in [i for i, peer in self._peers.items() if now - peer.seen_us > IDLE_US]:
+            del self._peers[identity]
+
+    def _deliver(self, frames: list[bytes]) -> None:
+        identity = frames[0]
+        try:
+            message = decode_control(frames[1:])
+        except FormatError:
+            metrics.BUS_DROPS.labels("malformed").inc()
+            return
+        now = self._now()
+        match message:
+            case Hello():
+                self._send(identity, Hello(self._node, __version__))
+            case Ping(sent):
+                self._send(identity, Pong(sent))
+            case Join():
+                self._peer(identity, now).urgent.append(message)
+                self._serve_soon(0)
+            case Pull():
+                peer = self._peer(identity, now)
+                (peer.later if message.newest_first else peer.urgent).append(message)
+                self._serve_soon(0)
+            case _:
+                metrics.BUS_DROPS.labels("unexpected").inc()
+
+    def _peer(self, identity: bytes, now: int) -> _Peer:
+        peer = self._peers.get(identity)
+        if peer is None:
+            if len(self._peers) >= MAX_PEERS:
+                self._peers.popitem(last=False)
+            peer = self._peers[identity] = _Peer(TokenBucket(self._rate // 2, BURST, now), now)
+        peer.seen_us = now
+        return peer
+
+    def _serve_soon(self, delay_us: int) -> None:
+        if self._timer is None:
+            if delay_us:
+                self._timer = self._loop.call_later(delay_us / 1_000_000, self._serve)
+            else:
+                self._timer = self._loop.call_soon(self._serve)
+
+    def _serve(self) -> None:
+        """Answer one question of the edge whose turn it is."""
+        self._timer = None
+        now = self._now()
+        wait = self._total.wait_us(now)
+        if wait:
+            self._serve_soon(wait)
+            return
+        shortest = None
+        for identity, peer in self._peers.items():
+            if not peer.urgent and not peer.later:
+                continue
+            wait = peer.bucket.wait_us(now)
+            if wait:
+                shortest = wait if shortest is None else min(wait, shortest)
+                continue
+            self._peers.move_to_end(identity)
+            question = peer.urgent.popleft() if peer.urgent else peer.later.popleft()
+            size = self._answer(identity, question)
+            peer.bucket.charge(size)
+            self._total.charge(size)
+            self._serve_soon(0)
+            return
+        if shortest is not None:
+            self._serve_soon(shortest)
+
+    def _answer(self, identity: bytes, question: Join | Pull) -> int:
+        """Answer and return what it costs, in bytes."""
+        epoch = question.epoch if isinstance(question, Pull) else 0
+        found = self._find(question.stream, epoch)
+        if isinstance(question, Join):
+            if found is None:
+                self._send(identity, Absent(question.id, question.stream))
+            else:
+                reader, catalog = found
+                places = positions(reader, catalog)
+                self._send(identity, Joined(question.id, question.stream, catalog, places))
+            return JOIN_COST
+        if found is None:
+            return 0
+        reader, catalog = found
+        try:
+            answer = answer_pull(reader, question, catalog.term)
+        except StreamNotFound:
+            return 0
+        if answer is None or not self._send(identity, answer):
+            return 0
+        if not isinstance(answer, Records):
+            return 0
+        reason = "backfill" if question.newest_first else "repair"
+        metrics.RECORDS_RESENT.labels(question.stream, reason).inc(len(answer.items))
+        return sum(item.record.size for item in answer.items)
+
+    def _send(self, identity: bytes, message: Control) -> bool:
+        try:
+            self._socket.send_multipart([identity, *encode_control(message)], zmq.NOBLOCK)
+        except zmq.Again:
+            metrics.BUS_DROPS.labels("edge_slow").inc()
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self._peers.pop(identity, None)
+            return False
+        finally:
+            self._pump.poke()
+        return True

@@ -1,0 +1,93 @@
+"""A stream to put on the bus: pages with made-up frames, and how to compare two page folders."""
+
+import random
+from pathlib import Path
+
+from common.media.codec import Codec
+from common.media.track import INDEX_TRACK, Track
+from common.track.catalog import Catalog
+from common.track.index import Opened, encode_row
+from common.track.limits import Limits
+from common.track.record import Flag, Record
+from common.track.store import StreamReader, StreamWriter
+from common.wire.media import Item
+
+VIDEO, AUDIO = 1, 2
+START_US = 10_000_000
+FPS = 25
+GOP = 25
+
+
+def catalog(stream: str = "live", epoch: int = 1000, term: int = 2000) -> Catalog:
+    return Catalog(
+        stream,
+        epoch,
+        term,
+        target_duration=1,
+        tracks=(
+            Track(VIDEO, Codec.H264, 90_000, (b"avcC",)),
+            Track(AUDIO, Codec.AAC, 48_000, (b"asc",)),
+        ),
+    )
+
+
+class Source:
+    """Writes a stream of 25 fps video and AAC into pages, as an origin does."""
+
+    def __init__(self, root: Path, known: Catalog, size: int = 600, seed: int = 1) -> None:
+        self.writer = StreamWriter.open(root, known.stream, known.epoch, Limits())
+        self.writer.set_catalog(known)
+        self.catalog = known
+        self.frame = self.writer.head(VIDEO)
+        self._audio = self.writer.head(AUDIO)
+        self._size = size
+        self._random = random.Random(seed)
+
+    def next(self, capture_us: int = 0) -> list[Item]:
+        """Write one video frame and the audio up to it; return them in order of sending."""
+        number, self.frame = self.frame, self.frame + 1
+        segment, key = number // GOP, number % GOP == 0
+        items = []
+        if key:
+            start = START_US + number * 1_000_000 // FPS
+            row = encode_row(Opened(segment, start, start, 0, False))
+            items.append(self._write(INDEX_TRACK, segment, start, 0, segment, row, 0, capture_us))
+        while self._audio * 1024 * FPS < (number + 1) * 48_000:
+            dts = 480_000 + self._audio * 1024
+            at = min(segment, self._audio * 1024 // 48_000)
+            data = self._random.randbytes(60)
+            items.append(self._write(AUDIO, self._audio, dts, 1024, at, data, Flag.KEY, capture_us))
+            self._audio += 1
+        size = self._size * 6 if key else self._random.randint(1, self._size)
+        data = self._random.randbytes(size)
+        dts = 900_000 + number * 3600
+        flags = Flag.KEY if key else 0
+        items.append(self._write(VIDEO, number, dts, 3600, segment, data, flags, capture_us))
+        return items
+
+    def _write(
+        self,
+        track: int,
+        seq: int,
+        dts: int,
+        duration: int,
+        segment: int,
+        data: bytes,
+        flags: int,
+        capture_us: int,
+    ) -> Item:
+        record = Record(
+            seq, dts, capture_us, capture_us, 0, duration, segment, seq // 5, 0, len(data), 0,
+            int(flags), 0,
+        )  # fmt: skip
+        return Item(track, self.writer.append(track, record, data), data)
+
+
+def content(reader: StreamReader, track: int) -> dict[int, tuple[Record, bytes]]:
+    """Return everything held of a track, by seq; where it stands in a page is left out."""
+    found = {}
+    view = reader.track(track)
+    for first, stop in view.runs():
+        pairs = zip(view.records(first, stop), view.payloads(first, stop), strict=True)
+        found.update({record.seq: (record._replace(offset=0), data) for record, data in pairs})
+    return found
