@@ -1,0 +1,255 @@
+"""HLS and low-latency HLS over CMAF: ``/cmaf/{stream}/index.m3u8`` and what it leads to.
+
+RFC 8216bis (draft 22) section 6.2.5 for blocking reloads and delta updates. Playlists name media by
+relative URIs with epoch and packaging version in them, so that an object behind a URL never
+changes and playlists are the same for everybody.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from aiohttp import web
+
+from common.errors import NodeUnavailable, StreamNotFound
+from common.formats.mp4_entries import CARRIED
+from common.media.codec import Kind
+from common.runtime.http import CORS
+from edge.cmaf_stream import CmafStream, Epoch, Gone
+from edge.mirrors import Mirror
+from edge.output import Capability, Output, ViewerContext
+from edge.packager import Packager, Packed
+from edge.playlists import Directives, Text, Wait
+from edge.range import ranged
+
+PROTOCOL = "hls"
+"""Name for sessions and metrics."""
+
+PLAYLIST_TYPE = "application/vnd.apple.mpegurl"
+
+CATCH_UP = 2.0
+"""Seconds that a first viewer waits for an edge to know the whole window, once it could play."""
+
+BLOCK_TARGETS = 3
+"""Target durations that a blocking request waits at most."""
+
+LEAST_GZIP = 512
+"""Bytes below which compressing saves nothing."""
+
+OBJECT_PATH = r"/cmaf/{stream}/{track:[0-9]{1,9}}/{epoch:[0-9]{1,20}}.{packaging:[0-9]{1,5}}/"
+NUMBER = "{number:[0-9]{1,9}}"
+
+IMMUTABLE = "public, max-age=31536000, immutable"
+"""An object behind a media URL never changes."""
+
+SHORT = "public, max-age=1"
+MISSING = {"Cache-Control": "public, max-age=1", **CORS}
+
+
+class Cmaf(Output):
+    """Plays in every browser and on Apple devices; one to two seconds behind live with parts."""
+
+    capability = Capability(
+        description="HLS and low-latency HLS over CMAF",
+        url="/cmaf/{stream}/index.m3u8",
+        type="html5/application/vnd.apple.mpegurl;version=7",
+        mime=PLAYLIST_TYPE,
+        codecs=CARRIED,
+        priority=9,
+    )
+
+    def __init__(self, context: ViewerContext, settings: Any = None) -> None:
+        super().__init__(context, settings)
+        self.packager = Packager(int(context.settings.cache))
+        self._streams: WeakKeyDictionary[Mirror, CmafStream] = WeakKeyDictionary()
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        """Answer playlists and media objects."""
+        return [
+            web.get("/cmaf/{stream}/index.m3u8", self.multivariant),
+            web.get(r"/cmaf/{stream}/{track:[0-9]{1,9}}.m3u8", self.media),
+            web.get(f"{OBJECT_PATH}init-{NUMBER}.mp4", self.init),
+            web.get(f"{OBJECT_PATH}s{NUMBER}.m4s", self.segment),
+            web.get(f"{OBJECT_PATH}p{NUMBER}.m4s", self.part),
+        ]
+
+    async def close(self) -> None:
+        """Stop following streams."""
+        for stream in tuple(self._streams.values()):
+            stream.close()
+
+    async def stream(self, name: str) -> tuple[CmafStream, Epoch]:
+        """Return a stream and its newest epoch, waiting for it to be live.
+
+        Raises:
+            StreamNotFound: If it is not.
+        """
+        mirror = await self.context.mirrors.get(name)
+        stream = self._streams.get(mirror)
+        if stream is None:
+            stream = self._streams[mirror] = CmafStream(mirror, self.packager)
+        return stream, stream.fresh(mirror)
+
+    async def multivariant(self, request: web.Request) -> web.Response:
+        """Send the multivariant playlist.
+
+        Raises:
+            StreamNotFound: If there is nothing to play in time.
+        """
+        stream, epoch = await self.stream(request.match_info["stream"])
+        answer = epoch.multivariant()
+        if isinstance(answer, Wait):
+            answer = await stream.wait(
+                "multivariant", lambda: stream.current.multivariant(), self.context.settings.wait
+            )
+        if isinstance(answer, Wait):
+            raise StreamNotFound("the stream has nothing to play yet")
+        return self._text(request, answer, SHORT)
+
+    async def media(self, request: web.Request) -> web.Response:
+        """Send the playlist of a track, at once or when it has what is asked for.
+
+        Raises:
+            ProtocolError: If the directives make no sense or ask for what is too far ahead.
+            StreamNotFound: If there is nothing to play in time.
+            NodeUnavailable: If what is asked for does not come in time.
+        """
+        ask = Directives.of(request.query)
+        stream, epoch = await self.stream(request.match_info["stream"])
+        track = int(request.match_info["track"])
+        first = epoch.playlist(track, ask, patient=True)
+        if isinstance(first, Wait):
+            first = await self._blocked(stream, track, ask)
+        if isinstance(first, Gone):
+            return web.Response(status=404, headers=MISSING)
+        target = stream.current.catalog.target_duration
+        # What answers a blocking request stays an answer to it (appendix B, caching).
+        cache = SHORT if ask.msn is None else f"public, max-age={6 * target}"
+        return self._text(request, first, cache)
+
+    async def _blocked(self, stream: CmafStream, track: int, ask: Directives) -> Text | Gone:
+        ready = await self._first(stream, track)
+        if isinstance(ready, Gone):
+            return ready
+
+        def look() -> Text | Wait | Gone:
+            return stream.current.playlist(track, ask, patient=False)
+
+        answer = look()
+        if isinstance(answer, Wait):
+            timeout = BLOCK_TARGETS * stream.current.catalog.target_duration
+            answer = await stream.wait(("media", track, ask), look, timeout)
+        if isinstance(answer, Wait):
+            raise NodeUnavailable("the stream stands still")
+        return answer
+
+    async def _first(self, stream: CmafStream, track: int) -> Text | Gone:
+        """Return the playlist as it is now, once there is one and this edge has caught up."""
+        plain = Directives()
+        for patient, timeout in ((True, CATCH_UP), (False, self.context.settings.wait)):
+
+            def ask(patient: bool = patient) -> Text | Wait | Gone:
+                return stream.current.playlist(track, plain, patient=patient)
+
+            answer = ask()
+            if isinstance(answer, Wait):
+                answer = await stream.wait(("first", track, patient), ask, timeout)
+            if not isinstance(answer, Wait):
+                stream.current.accept(track)
+                return answer
+        raise StreamNotFound("the stream has nothing to play yet")
+
+    async def init(self, request: web.Request) -> web.Response:
+        """Send an init segment."""
+        return await self._object(request, "init")
+
+    async def segment(self, request: web.Request) -> web.Response:
+        """Send a segment."""
+        return await self._object(request, "segment")
+
+    async def part(self, request: web.Request) -> web.Response:
+        """Send a part, waiting for the one that was hinted."""
+        return await self._object(request, "part")
+
+    async def _object(self, request: web.Request, kind: str) -> web.Response:
+        match = request.match_info
+        stream, newest = await self.stream(match["stream"])
+        track, number = int(match["track"]), int(match["number"])
+        wanted = int(match["epoch"])
+        epoch = stream.older(wanted, int(match["packaging"]))
+        if epoch is None:
+            return web.Response(status=404, headers=MISSING)
+        answer = _ask(epoch, kind, track, number)
+        if isinstance(answer, Wait) and epoch is newest:
+
+            def ask() -> Packed | Wait | Gone:
+                found = _ask(epoch, kind, track, number)
+                return Gone() if isinstance(found, Wait) and stream.current is not epoch else found
+
+            key = (kind, wanted, track, number)
+            answer = await stream.wait(key, ask, self._patience(epoch))
+        if not isinstance(answer, Packed):
+            return web.Response(status=404, headers=MISSING)
+        if kind == "part" and number + 1 >= _following(epoch, track):
+            self.context.sessions.latency(PROTOCOL, answer.capture_us)
+        return self._packed(request, answer, _mime(epoch, track))
+
+    def _patience(self, epoch: Epoch) -> float:
+        wait: float = self.context.settings.wait
+        target = epoch.catalog.target_duration
+        return min(BLOCK_TARGETS * target, wait) if target else wait
+
+    def _packed(self, request: web.Request, packed: Packed, mime: str) -> web.Response:
+        headers = {
+            "Content-Type": mime,
+            "Cache-Control": IMMUTABLE,
+            "ETag": packed.etag,
+            "Accept-Ranges": "bytes",
+            **CORS,
+        }
+        status, body, more = ranged(packed.body, packed.etag, request.headers)
+        self._count(request, len(body))
+        return web.Response(status=status, body=body, headers=headers | more)
+
+    def _text(self, request: web.Request, text: Text, cache: str) -> web.Response:
+        headers = {
+            "Content-Type": PLAYLIST_TYPE,
+            "Cache-Control": cache,
+            "Vary": "Accept-Encoding",
+            **CORS,
+        }
+        body = text.body
+        if len(body) >= LEAST_GZIP and _takes_gzip(request):
+            body = text.packed
+            headers["Content-Encoding"] = "gzip"
+        self._count(request, len(body))
+        return web.Response(body=body, headers=headers)
+
+    def _count(self, request: web.Request, size: int) -> None:
+        session = self.context.sessions.visit(request.match_info["stream"], PROTOCOL, request)
+        if request.method != "HEAD":
+            session.sent(size)
+
+
+def _ask(epoch: Epoch, kind: str, track: int, number: int) -> Packed | Wait | Gone:
+    if kind == "part":
+        return epoch.part(track, number)
+    return epoch.segment(track, number) if kind == "segment" else epoch.init(track, number)
+
+
+def _following(epoch: Epoch, track: int) -> int:
+    listing = epoch.playlists.listing(track)
+    return listing.next_part if listing is not None else 0
+
+
+def _mime(epoch: Epoch, track: int) -> str:
+    found = epoch.catalog.track(track)
+    return "audio/mp4" if found is not None and found.codec.kind is Kind.AUDIO else "video/mp4"
+
+
+def _takes_gzip(request: web.Request) -> bool:
+    for item in request.headers.get("Accept-Encoding", "").split(","):
+        name, _, parameters = item.partition(";")
+        if name.strip().lower() in ("gzip", "*"):
+            return parameters.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
