@@ -46,7 +46,8 @@ class Input(ABC):
     """The name it will announce an address under; the node is ready only after that."""
 
     schema: ClassVar[type[Any]] = NoSettings
-    """Its own settings: a frozen msgspec Struct, read from ``[origin.inputs.<file name>]``."""
+    """Its own settings: a frozen msgspec Struct, read from ``[origin.inputs.<file name>]``. Its
+    ``listen`` is taken from ``[origin] <endpoint>`` where such a setting exists."""
 
     def __init__(self, streams: Streams, settings: Any, context: InputContext) -> None:
         self.streams = streams
@@ -60,7 +61,8 @@ class Input(ABC):
     async def pull(self, stream: str, source: str) -> None:
         """Fetch ``source`` and publish it as ``stream`` until it ends or the task is cancelled.
 
-        The caller starts it again with a growing delay. Publish with ``key=None``: a source from
+        The caller starts it again after an error, with a growing delay; a source that returns is
+        over. Publish with ``key=None``: a source from
         the configuration needs no key.
 
         Raises:

@@ -1,0 +1,169 @@
+"""Put an origin together and run it."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from common.errors import ConfigError, HeadwaterError
+from common.runtime import http, listen, metrics, plugins, ready
+from common.runtime.config import build
+from common.runtime.loader import suggestion
+from common.runtime.logs import Log
+from common.runtime.registry import EmbeddedRegistry, NodeEntry
+from common.runtime.tasks import Backoff
+from common.track.limits import Budget
+from origin import inputs
+from origin.api import routes
+from origin.broadcast import Broadcast
+from origin.config import Config, OriginSettings
+from origin.input import Input, InputContext
+from origin.ownership import Ownership
+from origin.streams import Streams
+
+__all__ = ["Config", "run"]
+
+STOP_SECONDS = 1.0
+"""How long inputs may take to send their publishers away."""
+
+log = Log("origin")
+
+
+class Origin:
+    """One origin while it runs."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.endpoints: dict[str, str] = {}
+        self._context = InputContext(config.node.name, self._announced)
+        self._missing: set[str] = set()
+        self._heard = asyncio.Event()
+        self._known = plugins.discover(inputs, Input)
+        self._settings = {
+            name: input_settings(name, cls, config.origin) for name, cls in self._known.items()
+        }
+        unknown = set(config.origin.inputs) - set(self._known)
+        for name in sorted(unknown):
+            hint = suggestion(name, self._known)
+            raise ConfigError(f"origin.inputs.{name}", f"no such input{hint}")
+        self.check_sources()
+
+    def check_sources(self) -> None:
+        """Refuse a source that no input understands.
+
+        Raises:
+            ConfigError: With the stream's name.
+        """
+        for name, settings in self.config.streams.items():
+            if settings.source and not self._puller(settings.source):
+                known = sorted({s for cls in self._known.values() for s in cls.schemes if s})
+                reason = f"no input can fetch {settings.source!r}; known: {', '.join(known)}"
+                raise ConfigError(f"streams.{name}.source", reason)
+
+    def missing(self) -> str | None:
+        """Return what the node is waiting for."""
+        return None if self._heard.is_set() else "the inputs"
+
+    async def serve(self, streams: Streams) -> None:
+        """Run inputs and sources until cancelled; the node is ready once all inputs listen."""
+        made = {
+            name: cls(streams, self._settings[name], self._context)
+            for name, cls in self._known.items()
+        }
+        self._missing = {cls.endpoint for cls in self._known.values() if cls.endpoint}
+        self._check_heard()
+        async with asyncio.TaskGroup() as tasks:
+            for name, one in made.items():
+                tasks.create_task(one.run(), name=f"input {name}")
+            tasks.create_task(streams.run(), name="streams")
+            for stream, settings in self.config.streams.items():
+                if settings.source:
+                    one = made[self._puller(settings.source)]
+                    tasks.create_task(_pull(one, stream, settings.source), name=f"pull {stream}")
+            await self._heard.wait()
+            await self._go_public()
+            log.info("ready", extra={"node": self.config.node.name, **self.endpoints})
+
+    async def _go_public(self) -> None:
+        """Tell the registry, and whoever started us, where everything is."""
+        node = self.config.node
+        registry = EmbeddedRegistry(node.registry)
+        await registry.register(NodeEntry(node.name, "origin", dict(self.endpoints)))
+        ready.announce(node, self.endpoints)
+
+    def _puller(self, source: str) -> str:
+        """Return the name of the input that fetches a source; nothing if there is none."""
+        scheme = urlsplit(source).scheme
+        return next((name for name, cls in self._known.items() if scheme in cls.schemes), "")
+
+    def _announced(self, name: str, url: str) -> None:
+        self.endpoints[name] = url.partition("://")[2] or url
+        self._missing.discard(name)
+        self._check_heard()
+
+    def _check_heard(self) -> None:
+        if not self._missing:
+            self._heard.set()
+
+
+def input_settings(name: str, cls: type[Input], origin: OriginSettings) -> Any:
+    """Return the settings of an input: its own section, and its address from ``[origin]``.
+
+    Raises:
+        ConfigError: If a setting is unknown or has a wrong value.
+    """
+    tree = dict(origin.inputs.get(name, {}))
+    address = getattr(origin, cls.endpoint, "") if cls.endpoint else ""
+    if address:
+        tree.setdefault("listen", address)
+    return build(cls.schema, tree, f"origin.inputs.{name}")
+
+
+async def _pull(one: Input, stream: str, source: str) -> None:
+    """Fetch a source again and again; one that ended by itself is over."""
+    backoff = Backoff(first=0.5)
+    while True:
+        try:
+            await one.pull(stream, source)
+        except HeadwaterError as error:
+            log.warning("source failed", extra={"stream": stream, "error": str(error)})
+        else:
+            log.info("source ended", extra={"stream": stream})
+            return
+        await backoff.wait()
+
+
+async def run(config: Config) -> None:
+    """Serve until cancelled.
+
+    Raises:
+        ConfigError: If a setting does not fit.
+        ListenError: If an address cannot be listened on.
+    """
+    origin = Origin(config)
+    settings, node = config.origin, config.node
+    registry = EmbeddedRegistry(node.registry)
+    async with contextlib.AsyncExitStack() as stack:
+        listener = stack.enter_context(listen.bind(settings.http, setting="origin.http"))
+        bus = Broadcast(settings.bus, settings.control, node=node.name)
+        stack.callback(bus.close)
+        origin.endpoints |= {"http": listen.authority(listener, settings.public)}
+        origin.endpoints |= bus.endpoints(settings.public or "127.0.0.1")
+        ownership = Ownership(
+            registry, node.name, origin.endpoints, Path(node.pages), Budget(node.pages_max)
+        )
+        streams = Streams(config.streams, ownership, bus, publishers=settings.publishers)
+        stack.push_async_callback(streams.stop)
+        await streams.adopt()
+        app = http.application(
+            [
+                *http.health_routes(origin.missing, metrics.text),
+                *routes(streams, settings.token),
+            ]
+        )
+        runner = await http.serve(app, listener)
+        stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(registry.unregister, node.name)
+        stack.callback(ready.withdraw, node)
+        await origin.serve(streams)

@@ -1,0 +1,78 @@
+"""The wall clock of a stream: what Unix time its moments have, without jumps.
+
+Encoders' clocks drift against ours, arrivals jitter, and an administrator may set the machine's
+clock. Players want dates that follow the media second by second (EXT-X-PROGRAM-DATE-TIME, prft).
+So the mapping is a constant offset that is pulled, slowly, towards the least delay seen of late;
+it steps only where the timeline breaks anyway, and even there never back.
+"""
+
+from collections import deque
+
+SECOND_US = 1_000_000
+
+WINDOW_US = 2 * SECOND_US
+"""Stream time over which the frame with the least delay is sought."""
+
+WINDOWS = 5
+"""So many windows are looked at: a burst after a stall moves nothing."""
+
+SLEW_PPM = 2_000
+"""Microseconds that the mapping may move per second of stream time: 2 ms."""
+
+
+class WallClock:
+    """Maps stream time to Unix microseconds."""
+
+    def __init__(self) -> None:
+        self._offset: int | None = None
+        self._target = 0
+        self._least: int | None = None
+        self._windows: deque[int] = deque(maxlen=WINDOWS)
+        self._window_us = 0
+        self._slewed_us = 0
+        self._said_us = 0
+        self._step = False
+
+    def observe(self, stream_us: int, arrival_us: int) -> None:
+        """Note that the frame at ``stream_us`` came at ``arrival_us`` (Unix microseconds)."""
+        delay = arrival_us - stream_us
+        if self._offset is None or self._step:
+            self._begin(stream_us, delay)
+            return
+        if self._least is None or delay < self._least:
+            self._least = delay
+        if stream_us - self._window_us >= WINDOW_US:
+            self._windows.append(self._least)
+            self._least = None
+            self._window_us = stream_us
+            self._target = min(self._windows)
+            self._slew(stream_us)
+
+    def wall(self, stream_us: int) -> int:
+        """Return the Unix microseconds of a stream time."""
+        self._said_us = stream_us + (self._offset or 0)
+        return self._said_us
+
+    def step(self) -> None:
+        """Take the next frame's arrival for what it is: the timeline breaks there."""
+        self._step = True
+
+    def resume(self, stream_us: int, wall_us: int) -> None:
+        """Go on with what an earlier run of the origin said of one moment."""
+        self._offset = wall_us - stream_us
+        self._said_us = wall_us
+        self._step = True
+
+    def _begin(self, stream_us: int, delay: int) -> None:
+        self._offset = max(delay, self._said_us - stream_us)
+        self._target = self._offset
+        self._least = None
+        self._windows.clear()
+        self._window_us = self._slewed_us = stream_us
+        self._step = False
+
+    def _slew(self, stream_us: int) -> None:
+        assert self._offset is not None
+        most = (stream_us - self._slewed_us) * SLEW_PPM // SECOND_US
+        self._offset += max(-most, min(most, self._target - self._offset))
+        self._slewed_us = stream_us

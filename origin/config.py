@@ -1,0 +1,46 @@
+"""Settings of an origin: ``[origin]`` of the configuration file."""
+
+from typing import Any
+
+import msgspec
+
+from common.runtime.config import LogSettings, NodeSettings, Settings, StreamSettings
+
+__all__ = ["Config", "OriginSettings", "StreamSettings"]
+
+
+class OriginSettings(Settings, frozen=True):
+    """``[origin]``: what this origin listens on, and its limits."""
+
+    rtmp: str = "[::]:1935"
+    """Where encoders publish over RTMP."""
+
+    http: str = "[::]:4242"
+    """API, metrics and health."""
+
+    bus: str = "[::]:5550"
+    """Where edges subscribe."""
+
+    control: str = "[::]:5560"
+    """Where edges join and ask for repair."""
+
+    public: str = ""
+    """Host that edges use to reach this origin; 127.0.0.1 if not set."""
+
+    token: str = ""
+    """What the API asks of clients that are not on this machine; without one they are refused."""
+
+    publishers: int = 1000
+    """Publishers at a time."""
+
+    inputs: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    """Settings of single inputs, by name."""
+
+
+class Config(Settings, frozen=True):
+    """Everything an origin reads."""
+
+    node: NodeSettings = msgspec.field(default_factory=NodeSettings)
+    log: LogSettings = msgspec.field(default_factory=LogSettings)
+    origin: OriginSettings = msgspec.field(default_factory=OriginSettings)
+    streams: dict[str, StreamSettings] = msgspec.field(default_factory=dict)
