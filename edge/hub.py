@@ -61,7 +61,7 @@ class Phase(Enum):
 class Viewer:
     """One transport that a feed writes to."""
 
-    __slots__ = ("done", "fan", "flow", "inits", "phase", "session", "transport")
+    __slots__ = ("done", "fan", "flow", "inits", "phase", "reason", "session", "transport")
 
     def __init__(self, transport: asyncio.Transport, session: Session, flow: Flow) -> None:
         self.transport = transport
@@ -72,8 +72,11 @@ class Viewer:
         self.inits: dict[int, int] = {}
         """Setup bytes that it has, by track."""
 
+        self.reason = ""
+        """Why it ended."""
+
         self.done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """Set to the reason when nothing more will be written."""
+        """Set to the reason when nothing more will be written; cancelled with its handler."""
 
     def write(self, data: bytes) -> None:
         """Write shared bytes; they are never copied here."""
@@ -83,7 +86,8 @@ class Viewer:
 
     def finish(self, reason: str) -> None:
         """End the viewer; its handler goes on."""
-        self.phase = Phase.GONE
+        if self.phase is not Phase.GONE:
+            self.phase, self.reason = Phase.GONE, reason
         if not self.done.done():
             self.done.set_result(reason)
 
@@ -150,7 +154,7 @@ class Hub:
         """Take a viewer out; a second call does nothing."""
         viewer.finish(reason)
         viewer.fan.discard(viewer)
-        viewer.session.close(viewer.done.result())
+        viewer.session.close(viewer.reason)
 
     def hold(self, viewer: Viewer) -> None:
         """Send nothing to a viewer until :meth:`resume`."""
@@ -297,20 +301,15 @@ class _Fan:
         if mirror.epoch != feed.epoch:
             self._end()  # another numbering and another clock: viewers come again
             return True
-        catalog = mirror.catalog
-        if mirror.ended or not catalog.live:
+        fresh = self._selection.choose(mirror.catalog, feed.form.codecs)
+        known = feed.leader.id in {track.id for track in fresh}
+        if known and (added := feed.retrack(fresh)) is not None:
+            self._deliver([added])
+        over = mirror.ended or not mirror.catalog.live
+        if over or not known:  # not known: another codec or another rendition leads from here on
             self._flush()
             self._end()
-            return True
-        fresh = self._selection.choose(catalog, feed.form.codecs)
-        if feed.leader.id not in {track.id for track in fresh}:
-            self._end()  # the codec changed, or a better leader is here
-            return True
-        self._flush()
-        added = feed.retrack(fresh)
-        if added is not None:
-            self._deliver([added])
-        return False
+        return self.ended
 
     def _flush(self) -> None:
         if self._timer is not None:

@@ -7,6 +7,7 @@ first viewer (:meth:`Mirrors.get`) and given up some time after the last.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -41,6 +42,9 @@ class Mirror:
         self.reader = reader
         self.readers: dict[int, StreamReader] = {epoch: reader}
         self.ended = False
+        self.closed = False
+        """Whether this process has let go of the pages: nothing can be read any more."""
+
         self._heads = self._look()
         self._followers: dict[int, Follower] = {}
         self._next = 0
@@ -92,11 +96,14 @@ class Mirror:
         return {number: self.reader.track(number).head for number in numbers}
 
     def close(self) -> None:
-        """Unmap every page."""
+        """Tell the followers that this was all, and unmap every page."""
+        self.closed = self.ended = True
+        for follower in tuple(self._followers.values()):
+            follower(set(), True)
+        self._followers.clear()
         for reader in self.readers.values():
             reader.close()
         self.readers.clear()
-        self._followers.clear()
 
 
 class Mirrors:
@@ -119,6 +126,7 @@ class Mirrors:
         self._mirrors: dict[str, Mirror] = {}
         self._used: dict[str, float] = {}
         self._live: dict[str, asyncio.Event] = {}
+        self._waiting: Counter[str] = Counter()
         self._board = Board.open(root)
         self._seen = self._board.snapshot()
         self._slots: dict[str, int | None] = {}
@@ -145,16 +153,23 @@ class Mirrors:
         if (mirror := self._mirrors.get(stream)) is not None:
             return mirror
         live = self._live.setdefault(stream, asyncio.Event())
+        self._waiting[stream] += 1
         try:
             await asyncio.wait_for(live.wait(), self.wait if wait is None else wait)
             return self._mirrors[stream]
         except (TimeoutError, KeyError):
             raise StreamNotFound(f"{stream} is not live") from None
+        finally:
+            self._waiting[stream] -= 1
+            if not self._waiting[stream]:
+                del self._waiting[stream]
+                if stream not in self._mirrors:
+                    self._forget(stream)  # made-up names must not crowd out streams
 
     def wanted(self, busy: Iterable[str] = ()) -> list[str]:
         """Return the streams to ask for; ``busy`` ones have viewers and stay."""
         now = self._clock()
-        for stream in busy:
+        for stream in (*busy, *self._waiting):
             self._used[stream] = now
         for stream, used in tuple(self._used.items()):
             if now - used > self.linger:
@@ -164,11 +179,14 @@ class Mirrors:
     def state(self, stream: str, state: str, epoch: int) -> None:
         """Take note of what the stream worker says: joining, live, absent or ended.
 
-        A stream whose origin is away (absent) is served from its pages for as long as they last.
+        A stream whose origin is away (absent) is served from its pages for as long as they last;
+        with epoch 0 these are gone too.
         """
         mirror = self._mirrors.get(stream)
         if state == "live" and stream in self._used:
             self._open(stream, epoch, mirror)
+        elif state == "absent" and not epoch and mirror is not None:
+            self._drop(stream)
         elif state == "ended" and mirror is not None and not mirror.ended:
             mirror.ended = True
             mirror.advance(changed=True)
@@ -217,8 +235,13 @@ class Mirrors:
 
     def _forget(self, stream: str) -> None:
         self._used.pop(stream, None)
-        self._slots.pop(stream, None)
         self._live.pop(stream, None)
+        self._drop(stream)
+
+    def _drop(self, stream: str) -> None:
+        if (live := self._live.get(stream)) is not None:
+            live.clear()
+        self._slots.pop(stream, None)
         mirror = self._mirrors.pop(stream, None)
         if mirror is not None:
             mirror.close()

@@ -5,7 +5,8 @@ Children talk only to the supervisor, over a socketpair each, in maps with a typ
 =================  ==========================================================================
 viewer to us       ``want`` (``streams``: all it wants, on every change and each second)
 us to the worker   ``want`` (what any viewer wants)
-worker to us       ``state`` (``stream``, ``state`` joining, live, absent or ended, ``epoch``)
+worker to us       ``state`` (``stream``, ``state`` joining, live, absent or ended, ``epoch``);
+                   absent with epoch 0: the worker has let go of the stream and its pages
 us to viewers      ``state``, the same; all that is known when a viewer first wants a stream
 child to us        ``ready`` once; ``report`` each second (``metrics``, ``sessions``, ``bytes``,
                    ``opened``, ``refused``, ``cpu``); ``sessions`` (``id``, ``list``) when asked
@@ -145,6 +146,9 @@ class Supervisor:
         self.states: dict[str, tuple[str, int]] = {}
         """State and epoch by stream, as the worker last said."""
 
+        self.complete = asyncio.Event()
+        """Set once every child has been ready at the same time."""
+
         self._gone = Report()
         self._questions: dict[int, tuple[asyncio.Future[list[Any]], set[str], list[Any]]] = {}
         self._numbers = itertools.count(1)
@@ -170,6 +174,8 @@ class Supervisor:
         match message:
             case {"t": "ready"}:
                 child.ready = True
+                if self.missing() is None:
+                    self.complete.set()
                 if child is self.worker:
                     child.send({"t": "want", "streams": sorted(self.wanted())})
             case {"t": "want", "streams": [*streams]}:
@@ -237,8 +243,6 @@ class Supervisor:
         after = self.wanted()
         if after != before:
             self.worker.send({"t": "want", "streams": sorted(after)})
-            for stream in before - after:
-                self.states.pop(stream, None)
         for stream in fresh & self.states.keys():
             self._tell(child, stream)
 
@@ -249,6 +253,8 @@ class Supervisor:
         for viewer in self.viewers:
             if stream in viewer.wants:
                 self._tell(viewer, stream)
+        if state == "absent" and not epoch:
+            del self.states[stream]  # its pages are gone: the worker carries it no longer
 
     def _tell(self, viewer: Child, stream: str) -> None:
         state, epoch = self.states[stream]

@@ -8,9 +8,10 @@ its supervisor: streams wanted, states, reports.
 import asyncio
 import gc
 import socket
+import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from common.runtime.control import Channel
 from common.runtime.logs import Log
 from common.runtime.plugins import discover
 from common.runtime.wake import Wake
-from edge import http, outputs
+from edge import child, http, outputs
 from edge.config import Config
 from edge.hub import Hub
 from edge.mirrors import Mirrors
@@ -55,6 +56,7 @@ class ViewerProcess:
         self.context = ViewerContext(
             self.mirrors, self.sessions, self.hub, settings, config.node.name
         )
+        self.on_ready: Callable[[], None] = lambda: None
         self._channel = channel
         self._wake_fd = wake_fd
         self._listeners = listeners
@@ -75,9 +77,7 @@ class ViewerProcess:
             await output.start()
         wake = Wake(self._wake_fd, self.mirrors.advance)
         self._runner = await http.serve(app, self._listeners)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(700, 10, GEN2_NEVER)
+        self.on_ready()
         self._channel.send({"t": "ready"})
         jobs = [asyncio.create_task(job()) for job in (self._scan, self._report)]
         try:
@@ -198,3 +198,22 @@ def _count_skip(protocol: str, reason: str, frames: int) -> None:
 
 def _observe(protocol: str, seconds: float) -> None:
     metrics.CAPTURE_TO_VIEWER.labels(protocol=protocol).observe(seconds)
+
+
+async def main(given: child.Inheritance, config: Config, channel: Channel) -> None:
+    """Serve viewers on inherited sockets until told to stop."""
+    listeners = [socket.socket(fileno=fd) for fd in given.listen]
+    process = ViewerProcess(config, channel, given.wake[0], listeners)
+    process.on_ready = _settle_memory
+    await process.run()
+
+
+def _settle_memory() -> None:
+    """Keep the collector away from what lives as long as the process."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(700, 10, GEN2_NEVER)
+
+
+if __name__ == "__main__":
+    sys.exit(child.run(main))

@@ -1,0 +1,169 @@
+"""Put an edge together: its sockets, its children, its admin port, its place in the cluster."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from common.runtime import http, listen, ready, wake
+from common.runtime.logs import Log
+from common.runtime.registry import EmbeddedRegistry, NodeEntry, Registry
+from common.track.folder import sweep
+from edge import child
+from edge.api import Api, own_host
+from edge.config import Config
+from edge.gossip import Gossiper, Load, Machine
+from edge.supervisor import Child, Supervisor
+
+__all__ = ["Config", "run"]
+
+log = Log("edge")
+
+SWEEP_INTERVAL = 60.0
+UNOWNED = 600.0
+"""Seconds after which pages that no process writes are removed."""
+
+PAGE_ROOT_MODE = 0o700
+
+
+async def run(config: Config) -> None:
+    """Serve viewers until cancelled.
+
+    Raises:
+        ConfigError: If a setting is wrong.
+        ListenError: If an address cannot be listened on.
+    """
+    root = Path(config.node.pages)
+    root.mkdir(mode=PAGE_ROOT_MODE, parents=True, exist_ok=True)
+    sweep(root, time.time() - UNOWNED)
+    async with contextlib.AsyncExitStack() as stack:
+        listeners = _listen(config)
+        for listener in listeners:
+            stack.callback(listener.close)
+        admin = listen.bind(config.edge.admin, setting="edge.admin")
+        stack.callback(admin.close)
+        gossiper = Gossiper(config.node.name, config.edge.gossip)
+        stack.callback(gossiper.close)
+        endpoints = {
+            "http": config.edge.public or listen.authority(listeners[0]),
+            "admin": listen.authority(admin),
+            "gossip": gossiper.authority,
+        }
+        wakes = [wake.create() for _ in listeners]
+        for fd in wakes:
+            stack.callback(os.close, fd)
+        supervisor = _supervisor(config, listeners, wakes)
+        capacity = {
+            "bits_per_second": float(config.edge.bandwidth),
+            "sessions": float(config.edge.sessions),
+            "cores": float(os.cpu_count() or 1),
+        }
+        api = Api(config.node.name, root, supervisor, endpoints, capacity)
+        app = http.application(api.routes())
+        app.middlewares.append(own_host)
+        runner = await http.serve(app, admin)
+        stack.push_async_callback(runner.cleanup)
+        await stack.enter_async_context(_running(supervisor))
+        await _serve(config, api, gossiper, root)
+    if not config.edge.keep_pages:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+async def _serve(config: Config, api: Api, gossiper: Gossiper, root: Path) -> None:
+    """Join the cluster once the children are ready; leave it at the end."""
+    supervisor = api.supervisor
+    await supervisor.complete.wait()
+    registry: Registry = EmbeddedRegistry(config.node.registry)
+    entry = NodeEntry(config.node.name, "edge", api.endpoints, api.capacity)
+    await registry.register(entry)
+    api.registered = True
+    try:
+        pids = [child.pid for child in supervisor.children]
+        ready.announce(config.node, api.endpoints, pids)
+        log.info("ready", extra={"node": config.node.name, **api.endpoints})
+        machine = Machine()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(gossiper.run(lambda: _load(supervisor, machine)))
+            group.create_task(_sweep(root))
+    finally:
+        ready.withdraw(config.node)
+        await registry.unregister(config.node.name)
+
+
+def _load(supervisor: Supervisor, machine: Machine) -> Load:
+    return supervisor.load(machine.cpu(), machine.memory())
+
+
+async def _sweep(root: Path) -> None:
+    """Remove the pages that nobody writes any more."""
+    while True:
+        await asyncio.sleep(SWEEP_INTERVAL)
+        for stream, epoch in sweep(root, time.time() - UNOWNED):
+            log.info("pages swept", extra={"stream": stream, "epoch": epoch})
+
+
+@contextlib.asynccontextmanager
+async def _running(supervisor: Supervisor) -> AsyncIterator[None]:
+    """Run the children for the time of a block."""
+    task = asyncio.create_task(supervisor.run(), name="supervisor")
+    parent = asyncio.current_task()
+    assert parent is not None
+
+    def failed(done: asyncio.Task[None]) -> None:
+        if not done.cancelled() and done.exception() is not None:
+            parent.cancel()
+
+    task.add_done_callback(failed)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if task.done() and not task.cancelled():
+            task.result()
+        raise
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _listen(config: Config) -> list[socket.socket]:
+    """Return one listening socket for each viewer process, all on one address."""
+    count = config.edge.viewer_processes()
+    first = listen.bind(config.edge.http, setting="edge.http")
+    if count == 1:
+        return [first]
+    with first:
+        address, family = first.getsockname(), first.family
+        only = (
+            first.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            if family == socket.AF_INET6
+            else None
+        )
+    return [_share(family, address, only) for _ in range(count)]
+
+
+def _share(
+    family: socket.AddressFamily, address: tuple[object, ...], only: int | None
+) -> socket.socket:
+    """Return a socket that shares its port with others; the kernel spreads viewers over them."""
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    if only is not None:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(address)
+    listener.listen(listen.BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _supervisor(config: Config, listeners: list[socket.socket], wakes: list[int]) -> Supervisor:
+    worker = Child("worker", "worker", child.worker(config, wakes))
+    viewers = [
+        Child(f"viewer{number}", "viewer", child.viewer(config, fd, [listener]))
+        for number, (listener, fd) in enumerate(zip(listeners, wakes, strict=True), 1)
+    ]
+    return Supervisor(worker, viewers)
