@@ -152,6 +152,6 @@ def test_names_of_tests_are_sentences() -> None:
         f"{name(path)}:{function.name}"
         for path in files("tests")
         for function in functions(path)
-        if function.name.startswith("test_") and function.name.count("_") < 3
+        if function.name.startswith("test_") and function.name.count("_") < 2
     ]
     assert short == []

@@ -1,0 +1,144 @@
+"""Documents that stay in step with the code."""
+
+import ast
+import importlib
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from common.runtime import manual
+from common.runtime.config import LogSettings, NodeSettings, StreamSettings
+from common.runtime.loader import ROLES
+from tests.arch.sources import ROOT, defined, tree
+
+PLACE = re.compile(r"`([a-z0-9_/]+\.py):([A-Za-z_.]+)`")
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def test_every_hop_of_a_frame_exists() -> None:
+    hops = PLACE.findall(text("ARCHITECTURE.md"))
+    assert len(hops) >= 10
+    missing = [f"{file}:{what}" for file, what in hops if what not in defined(ROOT / file)]
+    assert missing == []
+
+
+def test_a_frame_travels_at_most_seven_hops() -> None:
+    rows = re.findall(r"^\| (\d) \|", text("ARCHITECTURE.md"), re.MULTILINE)
+    assert rows == [str(number) for number in range(1, len(rows) + 1)]
+    assert len(rows) <= 7
+
+
+def test_the_architecture_stays_readable() -> None:
+    assert len(text("ARCHITECTURE.md").splitlines()) <= 250
+
+
+def constant(path: Path, name: str) -> object:
+    for node in tree(path).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            return getattr(importlib.import_module(module), name)
+    return None
+
+
+def test_every_limit_is_what_the_security_document_says() -> None:
+    rows = re.findall(r"^\| `(\S+\.py):(\w+)` \| (\S+) \|", text("SECURITY.md"), re.MULTILINE)
+    assert len(rows) > 20
+    wrong = [
+        f"{file}:{name} is {constant(ROOT / file, name)}"
+        for file, name, value in rows
+        if str(constant(ROOT / file, name)) != value
+    ]
+    assert wrong == []
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    dead = [
+        f"{path.name}: {target}"
+        for path in DOCUMENTS
+        for target in LINK.findall(path.read_text())
+        if not (path.parent / target).exists()
+    ]
+    assert dead == []
+
+
+def test_every_make_target_that_documents_name_exists() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", text("Makefile"), re.MULTILINE))
+    named = {t for path in DOCUMENTS for t in re.findall(r"`?make ([a-z0-9]+)", path.read_text())}
+    code = set(re.findall(r"^make ([a-z0-9]+)", text("README.md"), re.MULTILINE))
+    assert {"demo", "test"} <= code
+    known_words = {"the", "an", "these", "it"}
+    assert named - targets - known_words - {"and"} == set()
+
+
+def packages() -> set[str]:
+    found = set()
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    lines = list(project["dependencies"])
+    for name in ("bootstrap", "dev", "node"):
+        lines += text(f"requirements/{name}.in").splitlines()
+    for line in lines:
+        if not line.startswith("-"):
+            found.add(re.split(r"[=<>]", line)[0].strip())
+    tree = json.loads(text("package.json"))
+    return found | set(tree["dependencies"]) | set(tree["devDependencies"])
+
+
+def test_every_dependency_has_a_reason_and_no_other_has() -> None:
+    listed = set(
+        re.findall(r"^\| ([A-Za-z0-9._-]+) \|", text("docs/dependencies.md"), re.MULTILINE)
+    )
+    programs = set(re.findall(r"=([a-z][a-z0-9.-]+)", text("deploy/peers.sh"))) - {"no", "yes"}
+    programs = {p for p in programs if p in listed or "gstreamer" in p}
+    assert listed - {"Package"} - programs == packages()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/adr").glob("*.md")), ids=lambda p: p.stem)
+def test_a_decision_is_one_page_with_its_four_parts(path: Path) -> None:
+    words = path.read_text()
+    for part in ("**Status**:", "## Context", "## Decision", "## Consequences"):
+        assert part in words
+    assert words.startswith(f"# {int(path.stem[:4])}. ")
+    assert len(words.splitlines()) <= 60
+
+
+def test_decisions_are_numbered_without_a_gap() -> None:
+    numbers = [int(path.name[:4]) for path in sorted((ROOT / "docs/adr").glob("*.md"))]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [("configuration", manual.configuration), ("metrics", manual.measurements)],
+    ids=["configuration", "metrics"],
+)
+def test_the_manual_is_up_to_date(name: str, made: object) -> None:
+    assert callable(made)
+    assert text(f"docs/{name}.md") == made(), "run `make docs`"
+
+
+def test_every_setting_has_its_word_in_the_manual() -> None:
+    schemas = [NodeSettings, LogSettings, StreamSettings]
+    for role in ROLES:
+        config = importlib.import_module(f"{role}.config").Config
+        schemas.append(config.__annotations__[role])
+    silent = [f"{s.__name__}.{field}" for s in schemas for field in manual.undocumented(s)]
+    assert silent == []
+
+
+def test_the_changelog_has_a_section_for_what_is_new() -> None:
+    assert "\n## Unreleased\n" in text("CHANGELOG.md")
+
+
+def test_the_licence_is_there_in_full() -> None:
+    assert "Apache License" in text("LICENSE")
+    assert len(text("LICENSE").splitlines()) > 190
+    assert "GPL" in text("README.md")
