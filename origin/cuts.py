@@ -15,6 +15,10 @@ TRIFLE_US = 20_000
 """2.002 s of a GOP at 29.97 frames a second are 2 s."""
 
 
+ROUNDED_US = 1_100
+"""Times that differ by less may be the same: RTMP rounds to milliseconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cuts:
     """Where to cut, in microseconds."""
@@ -46,12 +50,12 @@ def part_target(cuts: Cuts, leader: Lane, samples: Sequence[Sample]) -> int:
     if len(samples) > 1:
         seen = samples[1].dts - samples[0].dts
         nominal = samples[1].duration
-        if not nominal * 4 <= seen * 5 <= nominal * 6:
-            nominal = seen  # what the parameter sets say is wrong (field rates, mostly)
+        if abs(seen - nominal) * SECOND_US > ROUNDED_US * leader.timescale:
+            nominal = seen  # what the parameter sets say is not what is sent
     frame_us = max(1, leader.to_us(nominal))
     count = max(1, (2 * cuts.part_us + frame_us) // (2 * frame_us))
-    # The exact duration of so many frames, not a multiple of a rounded one; a tenth for jitter.
-    return -(-11 * (leader.to_us(count * nominal) + 1) // 10_000) * 1000
+    # A tenth more than the frames take, for jitter; rounded up to milliseconds.
+    return -(-11 * count * nominal * 1000 // (10 * leader.timescale)) * 1000
 
 
 def target_duration(cuts: Cuts, gop_us: int) -> int:

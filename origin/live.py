@@ -7,7 +7,6 @@ page -> bus. All of it in one call that never waits.
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol
 
 from common.errors import StoreFull, TrackUnsupported
 from common.media.codec import Kind
@@ -20,6 +19,7 @@ from common.track.catalog import Catalog
 from common.track.record import Record
 from common.track.store import StreamWriter
 from origin.adoption import Adopted
+from origin.bus import Bus, Starving
 from origin.clock import WallClock
 from origin.feed import Feed, Slot, examine, frame_ticks, next_id, setup, with_init
 from origin.figures import Figures
@@ -38,22 +38,6 @@ UNCLAIMED_US = 5 * SECOND_US
 
 log = Log("origin.stream")
 _drops = Limited(log)
-
-
-class Bus(Protocol):
-    """Where records go once they stand in a page."""
-
-    def attach(self, writer: StreamWriter) -> None:
-        """Answer joins and repairs from these pages."""
-
-    def catalog(self, catalog: Catalog) -> None:
-        """Announce a catalog."""
-
-    def record(self, stream: str, track: int, record: Record, payload: bytes, flush: bool) -> None:
-        """Send one record, at once or with the next."""
-
-    def remove(self, stream: str, epoch: int) -> None:
-        """Forget an epoch."""
 
 
 class LiveStream:
@@ -320,8 +304,8 @@ class LiveStream:
         self._starved = False
         self._segmenter.push(sample)
 
-    def _room_or_starve(self) -> "_Starving":
-        return _Starving(self._starve)
+    def _room_or_starve(self) -> "Starving":
+        return Starving(self._starve)
 
     # The catalog.
 
@@ -444,19 +428,3 @@ class LiveStream:
         self._bus.remove(self.name, self.catalog.epoch)
         self._writer.remove()
         metrics.forget_stream(self.name)
-
-
-class _Starving:
-    """A context in which a full store is noted instead of raised."""
-
-    def __init__(self, starve: Callable[[StoreFull], None]) -> None:
-        self._starve = starve
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
-        if isinstance(error, StoreFull):
-            self._starve(error)
-            return True
-        return False

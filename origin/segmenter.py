@@ -18,7 +18,7 @@ from common.media.codec import Kind
 from common.media.track import INDEX_TRACK
 from common.track.index import Closed, Opened, Row, encode_row
 from common.track.record import Flag, Record
-from origin.cuts import Cuts, Promises, limit_us, part_target, target_duration
+from origin.cuts import ROUNDED_US, Cuts, Promises, limit_us, part_target, target_duration
 from origin.lane import SECOND_US, Lane, Sample
 from origin.waiting import WaitingRoom
 
@@ -38,9 +38,6 @@ STALL_US = 3 * SECOND_US
 
 GAP_US = 1 * SECOND_US
 """A hole of the leader that is longer and would overfill its segment is a break."""
-
-ROUNDED_US = 1_100
-"""Keyframes of renditions so close together are one: RTMP rounds to milliseconds."""
 
 _KEY, _FORCED = int(Flag.KEY), int(Flag.FORCED)
 _DISCONTINUITY = int(Flag.DISCONTINUITY)

@@ -11,8 +11,9 @@ from common.errors import AccessDenied, HeadwaterError, NodeUnavailable, StreamB
 from common.runtime import metrics
 from common.runtime.config import StreamSettings
 from common.runtime.logs import Log
+from origin.bus import Bus
 from origin.keys import Keyring
-from origin.live import Bus, LiveStream
+from origin.live import LiveStream
 from origin.ownership import Claim, Ownership
 from origin.publisher import Publisher
 
