@@ -1,0 +1,652 @@
+"""The RTMP input on a real socket, with our own client as the encoder and a fake origin behind."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from fractions import Fraction
+
+import av
+import pytest
+
+from common.errors import (
+    AccessDenied,
+    HeadwaterError,
+    StreamBusy,
+    StreamNotFound,
+    TrackUnsupported,
+)
+from common.formats import amf
+from common.formats.flv_tags import video_head, video_sequence
+from common.formats.rtmp import ClientConnection, Event, ReconnectRequested, Refused, State
+from common.formats.rtmp_chunk import Message, MessageType, chunked
+from common.media.audio import parse_mp3_header
+from common.media.codec import Codec
+from common.media.frame import Frame
+from common.media.h264 import avcc_from_nals
+from common.media.nal import split_annexb, to_length_prefixed
+from common.runtime.units import Duration
+from origin.flv_feed import MAX_HEADLESS, mp3_setup
+from origin.input import InputContext
+from origin.inputs import rtmp
+from origin.inputs.rtmp import RtmpInput, RtmpSettings
+from origin.publisher import Publisher, TrackWish
+from origin.streams import Streams
+
+ASC = bytes.fromhex("1190")
+SOON = 5.0
+
+
+class Stream:
+    """Stands for an origin's stream: notes everything a publisher does."""
+
+    name = "live"
+
+    def __init__(self) -> None:
+        self.tracks: list[TrackWish] = []
+        self.inits: list[tuple[int, bytes]] = []
+        self.frames: list[Frame] = []
+        self.left: list[tuple[str, bool]] = []
+        self.fail: HeadwaterError | None = None
+        self.changed = asyncio.Condition()
+
+    def add_track(self, publisher: Publisher, wish: TrackWish) -> int:
+        self.tracks.append(wish)
+        return len(self.tracks)
+
+    def set_init(self, publisher: Publisher, track: int, init: bytes) -> None:
+        self.inits.append((track, init))
+
+    def write(self, publisher: Publisher, frame: Frame) -> None:
+        if self.fail is not None:
+            raise self.fail
+        self.frames.append(frame)
+        self._tell()
+
+    def leave(self, publisher: Publisher, reason: str, ended: bool) -> None:
+        self.left.append((reason, ended))
+        self._tell()
+
+    def _tell(self) -> None:
+        async def tell() -> None:
+            async with self.changed:
+                self.changed.notify_all()
+
+        self._task = asyncio.ensure_future(tell())
+
+    async def until_left(self) -> tuple[str, bool]:
+        async with self.changed, asyncio.timeout(SOON):
+            await self.changed.wait_for(lambda: bool(self.left))
+        return self.left[-1]
+
+    async def until_frames(self, count: int) -> list[Frame]:
+        async with self.changed, asyncio.timeout(SOON):
+            await self.changed.wait_for(lambda: len(self.frames) >= count)
+        return self.frames
+
+
+class Origin(Streams):
+    """Stands for the streams of an origin: one stream, and a door that can be kept shut."""
+
+    def __init__(self) -> None:
+        self.stream = Stream()
+        self.asked: list[tuple[str, str | None, str, str]] = []
+        self.refusal: Exception | None = None
+        self.door = asyncio.Event()
+        self.door.set()
+        self.knocked = asyncio.Event()
+        self.publisher: Publisher | None = None
+
+    async def publish(
+        self,
+        name: str,
+        key: str | None,
+        *,
+        slot: str = "main",
+        peer: str = "",
+        protocol: str = "rtmp",
+    ) -> Publisher:
+        self.asked.append((name, key, slot, protocol))
+        self.knocked.set()
+        await self.door.wait()
+        if self.refusal is not None:
+            raise self.refusal
+        self.publisher = Publisher(
+            self.stream, slot, peer=peer, protocol=protocol, number=1, key_id=b""
+        )
+        return self.publisher
+
+
+class Encoder:
+    """A client on a real socket."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self.rtmp = ClientConnection("live", "rtmp://origin/live")
+
+    async def flush(self) -> None:
+        for data in self.rtmp.data_to_send():
+            self._writer.write(data)
+        await self._writer.drain()
+
+    async def hear(self) -> list[Event]:
+        """Return the next events; none once the origin has closed."""
+        async with asyncio.timeout(SOON):
+            while True:
+                await self.flush()
+                data = await self._reader.read(65536)
+                if not data:
+                    return []
+                if events := self.rtmp.feed(data):
+                    return events
+
+    async def request(self, name: str) -> None:
+        await self.hear()
+        self.rtmp.publish(name)
+        async with asyncio.timeout(SOON):
+            while "publish" not in self.rtmp._asked.values():
+                await self.flush()
+                self.rtmp.feed(await self._reader.read(65536))
+        await self.flush()
+
+    async def publish(self, name: str = "KEY") -> "Encoder":
+        await self.request(name)
+        await self.hear()
+        assert self.rtmp.state is State.PUBLISHING
+        return self
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def flood(self, data: bytes) -> None:
+        async with asyncio.timeout(SOON):
+            while True:
+                await self.send(data)
+
+    async def refused(self) -> Refused:
+        """Return the refusal; after it the origin closes."""
+        [event] = await self.hear()
+        assert isinstance(event, Refused)
+        assert await self.hear() == []
+        return event
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+
+class Site:
+    """A running input."""
+
+    def __init__(
+        self, origin: Origin, source: RtmpInput, address: str, task: asyncio.Task[None]
+    ) -> None:
+        self.origin = origin
+        self.input = source
+        self._task = task
+        self.stream = origin.stream
+        self.host, _, port = address.rpartition(":")
+        self.port = int(port)
+        self._encoders: list[Encoder] = []
+
+    async def encoder(self, buffer: int = 0) -> Encoder:
+        """Return a new encoder; ``buffer`` is how little its socket receives unread."""
+        client = socket.create_connection((self.host, self.port))
+        if buffer:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        encoder = Encoder(*await asyncio.open_connection(sock=client, limit=buffer or 2**16))
+        self._encoders.append(encoder)
+        return encoder
+
+    async def stop(self) -> None:
+        """Stop the node."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def close(self) -> None:
+        for encoder in self._encoders:
+            await encoder.close()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    origin: Origin | None = None, settings: RtmpSettings | None = None
+) -> AsyncIterator[Site]:
+    origin = origin or Origin()
+    settings = settings or RtmpSettings()
+    found = asyncio.get_running_loop().create_future()
+    context = InputContext("node", lambda name, url: found.set_result((name, url)))
+    local = RtmpSettings(
+        listen="127.0.0.1:0",
+        handshake=settings.handshake,
+        publish=settings.publish,
+        silence=settings.silence,
+        connections=settings.connections,
+        connections_per_address=settings.connections_per_address,
+    )
+    source = RtmpInput(origin, local, context)
+    task = asyncio.ensure_future(source.run())
+    async with asyncio.timeout(SOON):
+        name, url = await found
+    assert name == RtmpInput.endpoint == "rtmp"
+    site = Site(origin, source, url.removeprefix("rtmp://"), task)
+    try:
+        yield site
+    finally:
+        await site.close()
+        await site.stop()
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at deadlines all the time."""
+    monkeypatch.setattr(rtmp, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(rtmp, "LINGER_SECONDS", 0.05)
+
+
+def h264() -> tuple[bytes, list[bytes]]:
+    """Return avcC and coded pictures, the first and the fourth of them keyframes."""
+    encoder = av.CodecContext.create("libx264", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt = 64, 64, "yuv420p"
+    encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
+    encoder.gop_size, encoder.flags = 3, encoder.flags | av.codec.context.Flags.global_header
+    encoder.options = {"preset": "ultrafast", "tune": "zerolatency"}
+    packets = []
+    for number in range(6):
+        frame = av.VideoFrame(64, 64, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes([number * 20]) * plane.buffer_size)
+        frame.pts = number
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+    extradata = encoder.extradata
+    assert extradata is not None
+    avcc = avcc_from_nals(split_annexb(extradata))
+    assert avcc is not None
+    return avcc, [to_length_prefixed(bytes(packet)) for packet in packets]
+
+
+AVCC, PICTURES = h264()
+
+
+def picture(number: int, keyframe: bool = False, cts: int = 0) -> bytes:
+    return video_head(Codec.H264, keyframe, cts) + PICTURES[number]
+
+
+async def test_frames_arrive_byte_for_byte_with_their_times() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        client = encoder.rtmp
+        client.send_data(0, "@setDataFrame", "onMetaData", {"width": 64})
+        client.send_video(2**31 - 8, video_sequence(Codec.H264, AVCC))
+        client.send_audio(2**31 - 8, b"\xaf\x00" + ASC)
+        for number in range(3):
+            client.send_video(2**31 - 8 + number * 40, picture(number, cts=80))
+            client.send_audio(2**31 - 8 + number * 21, b"\xaf\x01" + bytes([number]) * 300)
+        await encoder.flush()
+        frames = await site.stream.until_frames(6)
+    assert site.origin.asked == [("live", "KEY", "main", "rtmp")]
+    assert [(t.codec, t.init, t.clock, t.wrap_bits) for t in site.stream.tracks] == [
+        (Codec.H264, AVCC, 1000, 32),
+        (Codec.AAC, ASC, 1000, 32),
+    ]
+    video = [f for f in frames if f.track == 1]
+    assert [f.data for f in video] == PICTURES[:3]
+    assert [f.dts for f in video] == [2**31 - 8, 2**31 + 32, 2**31 + 72]
+    assert {f.cts for f in video} == {80}
+    audio = [f for f in frames if f.track == 2]
+    assert [f.data for f in audio] == [bytes([number]) * 300 for number in range(3)]
+    assert all(f.keyframe for f in audio)
+
+
+async def test_keyframes_are_found_in_the_bits_not_in_the_flags() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        encoder.rtmp.send_video(0, video_sequence(Codec.H264, AVCC))
+        for number in range(4):
+            encoder.rtmp.send_video(number * 40, picture(number, keyframe=number == 1))
+        await encoder.flush()
+        frames = await site.stream.until_frames(4)
+    assert [frame.keyframe for frame in frames] == [True, False, False, True]
+
+
+async def test_repeated_metadata_and_equal_sequence_headers_restart_nothing() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        for number in range(3):
+            encoder.rtmp.send_data(0, "@setDataFrame", "onMetaData", {"width": number})
+            encoder.rtmp.send_video(number * 40, video_sequence(Codec.H264, AVCC))
+            encoder.rtmp.send_video(number * 40, picture(number))
+        encoder.rtmp.send_video(200, video_sequence(Codec.H264, AVCC + b"\x00"))
+        encoder.rtmp.send_video(200, picture(3))
+        await encoder.flush()
+        await site.stream.until_frames(4)
+    assert len(site.stream.tracks) == 1
+    assert site.stream.inits == [(1, AVCC + b"\x00")]
+
+
+async def test_a_codec_changed_in_mid_stream_opens_another_track() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        encoder.rtmp.send_audio(0, b"\xaf\x00" + ASC)
+        encoder.rtmp.send_audio(0, b"\xaf\x01aac")
+        encoder.rtmp.send_audio(40, b"\x90Opus")
+        encoder.rtmp.send_audio(40, b"\x91Opusxx")
+        await encoder.flush()
+        frames = await site.stream.until_frames(2)
+    assert [t.codec for t in site.stream.tracks] == [Codec.AAC, Codec.OPUS]
+    assert [f.track for f in frames] == [1, 2]
+
+
+async def test_mp3_gets_its_rate_from_the_frame() -> None:
+    joint = bytes.fromhex("fffb9264") + bytes(413)
+    stereo = bytes.fromhex("fffba200") + bytes(413)
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        encoder.rtmp.send_audio(0, b"\x2f" + joint)
+        encoder.rtmp.send_audio(26, b"\x2fnot a frame")
+        encoder.rtmp.send_audio(26, b"\x2f" + stereo)
+        await encoder.flush()
+        frames = await site.stream.until_frames(2)
+    [track] = site.stream.tracks
+    assert parse_mp3_header(track.init).sample_rate == 44100
+    assert site.stream.inits == []
+    assert [f.data for f in frames] == [joint, stereo]
+
+
+def test_mono_and_stereo_mp3_differ_in_their_setup() -> None:
+    mono, stereo = bytes.fromhex("fffb90c4"), bytes.fromhex("fffb9064")
+    assert parse_mp3_header(mp3_setup(mono)).channels == 1
+    assert parse_mp3_header(mp3_setup(stereo)).channels == 2
+
+
+async def test_text_and_cue_points_become_a_json_track() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        encoder.rtmp.send_data(7, "onTextData", {"text": "hé", "at": [amf.Date(5.0), None]})
+        encoder.rtmp.send_data(8, "onTextData", {"bad": float("nan")})
+        encoder.rtmp.send_data(9, "onCuePoint")
+        await encoder.flush()
+        frames = await site.stream.until_frames(2)
+    assert [t.codec for t in site.stream.tracks] == [Codec.JSON]
+    assert [(f.dts, f.data.decode()) for f in frames] == [
+        (7, '{"name": "onTextData", "data": {"text": "hé", "at": [5.0, null]}}'),
+        (9, '{"name": "onCuePoint", "data": null}'),
+    ]
+
+
+async def test_several_tracks_in_one_message_are_left_out_and_the_rest_goes_on() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        encoder.rtmp.send_video(0, video_sequence(Codec.H264, AVCC))
+        encoder.rtmp.send_video(0, b"\x96\x00avc1\x01")
+        encoder.rtmp.send_audio(0, b"\x95\x00mp4a\x01")
+        encoder.rtmp.send_video(0, b"\x17\x01\x00\x00\x00\xff\xff\xff\xff broken")
+        encoder.rtmp.send_video(0, picture(0))
+        await encoder.flush()
+        frames = await site.stream.until_frames(1)
+    assert [f.data for f in frames] == PICTURES[:1]
+
+
+async def test_the_query_picks_the_slot() -> None:
+    async with running() as site:
+        await (await site.encoder()).publish("KEY?slot=backup&x=1")
+    assert site.origin.asked == [("live", "KEY", "backup", "rtmp")]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (AccessDenied("the key fits no stream"), "NetStream.Publish.Denied"),
+        (StreamBusy("somebody else publishes"), "NetStream.Publish.BadName"),
+        (StreamNotFound("no such stream; add it"), "NetStream.Publish.NotFound"),
+        (HeadwaterError("other"), "NetStream.Publish.Failed"),
+    ],
+)
+async def test_a_refusal_says_why_and_closes(error: HeadwaterError, code: str) -> None:
+    origin = Origin()
+    origin.refusal = error
+    async with running(origin) as site:
+        encoder = await site.encoder()
+        await encoder.request("KEY")
+        assert await encoder.refused() == Refused(code, str(error))
+
+
+async def test_a_refusal_is_read_even_by_an_encoder_that_goes_on_sending() -> None:
+    origin = Origin()
+    origin.refusal = AccessDenied("no")
+    origin.door.clear()
+    async with running(origin) as site:
+        encoder = await site.encoder()
+        await encoder.request("KEY")
+        await origin.knocked.wait()
+        early = Message(MessageType.VIDEO, 0, 1, bytes(50_000))
+        await encoder.send(chunked(6, early, 65536))
+        origin.door.set()
+        assert (await encoder.refused()).code == "NetStream.Publish.Denied"
+
+
+async def test_a_query_with_too_many_fields_is_refused() -> None:
+    async with running() as site:
+        encoder = await site.encoder()
+        await encoder.request("KEY?" + "&".join(f"a{i}=1" for i in range(50)))
+        assert "query" in (await encoder.refused()).text
+
+
+async def test_what_is_sent_before_the_answer_is_kept() -> None:
+    origin = Origin()
+    origin.door.clear()
+    async with running(origin) as site:
+        encoder = await site.encoder()
+        await encoder.request("KEY")
+        await origin.knocked.wait()
+        bodies = [video_sequence(Codec.H264, AVCC), picture(0), picture(1)]
+        for body in bodies:
+            await encoder.send(chunked(6, Message(MessageType.VIDEO, 0, 1, body), 65536))
+        origin.door.set()
+        frames = await site.stream.until_frames(2)
+    assert [f.data for f in frames] == PICTURES[:2]
+
+
+async def test_an_encoder_that_left_before_the_answer_leaves_no_publisher() -> None:
+    origin = Origin()
+    origin.door.clear()
+    async with running(origin) as site:
+        encoder = await site.encoder()
+        await encoder.request("KEY")
+        await origin.knocked.wait()
+        encoder.rtmp.stop()
+        await encoder.flush()
+        origin.door.set()
+        await encoder.close()
+        reason, _ = await site.stream.until_left()
+    assert site.stream.frames == []
+    assert reason
+
+
+@pytest.mark.parametrize(
+    ("send", "name"),
+    [("video", "Sorenson"), ("audio", "Speex")],
+)
+async def test_an_unknown_codec_is_refused_by_name(send: str, name: str) -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        if send == "video":
+            encoder.rtmp.send_video(0, b"\x12\x00")
+        else:
+            encoder.rtmp.send_audio(0, b"\xb2\x00")
+        refusal = await encoder.refused()
+        assert refusal.code == "NetStream.Publish.Unsupported"
+        assert name in refusal.text
+        assert (await site.stream.until_left())[1] is False
+
+
+async def test_frames_without_a_sequence_header_are_refused_after_a_while() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        for number in range(MAX_HEADLESS + 1):
+            encoder.rtmp.send_video(number * 40, picture(0))
+        assert "sequence header" in (await encoder.refused()).text
+
+
+async def test_what_the_stream_cannot_take_is_told_to_the_encoder() -> None:
+    async with running() as site:
+        site.stream.fail = TrackUnsupported("no keyframe for 10 s: set a keyframe interval")
+        encoder = await (await site.encoder()).publish()
+        encoder.rtmp.send_video(0, video_sequence(Codec.H264, AVCC))
+        encoder.rtmp.send_video(0, picture(1))
+        refusal = await encoder.refused()
+    assert refusal.text.startswith("no keyframe")
+
+
+async def test_a_publisher_that_was_taken_over_is_told_and_closed() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        assert site.origin.publisher is not None
+        site.origin.publisher.dismiss("another publisher took over")
+        expected = Refused("NetStream.Publish.BadName", "another publisher took over")
+        assert await encoder.refused() == expected
+    assert site.stream.left == [("another publisher took over", False)]
+
+
+async def test_an_orderly_end_is_told_from_a_broken_connection() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        encoder.rtmp.stop()
+        await encoder.flush()
+        assert await site.stream.until_left() == ("FCUnpublish", True)
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        await encoder.close()
+        assert await site.stream.until_left() == ("closed by the encoder", False)
+
+
+async def test_an_encoder_may_publish_again_on_the_same_connection() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        encoder.rtmp.stop()
+        encoder.rtmp.publish("KEY")
+        await encoder.hear()
+        assert len(site.origin.asked) == 2
+
+
+async def test_playing_from_an_origin_is_refused() -> None:
+    async with running() as site:
+        encoder = await site.encoder()
+        await encoder.hear()
+        encoder.rtmp.play("KEY")
+        assert (await encoder.refused()).code == "NetStream.Play.StreamNotFound"
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"\x03" + bytes(3072) + b"\xff" * 99])
+async def test_garbage_closes_the_connection(data: bytes) -> None:
+    async with running() as site:
+        encoder = await site.encoder()
+        encoder.rtmp.data_to_send()
+        await encoder.send(data)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.wait_for(encoder._reader.read(), SOON)
+
+
+async def test_a_broken_body_is_refused() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        encoder.rtmp.send_video(0, b"\x17")
+        assert (await encoder.refused()).code == "NetStream.Publish.Failed"
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_a_silent_connection_is_closed() -> None:
+    async with running(settings=RtmpSettings(handshake=Duration(0.05))) as site:
+        encoder = await site.encoder()
+        assert await asyncio.wait_for(encoder._reader.read(), SOON) == b""
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_a_connection_that_never_publishes_is_closed() -> None:
+    async with running(settings=RtmpSettings(publish=Duration(0.05))) as site:
+        encoder = await site.encoder()
+        await encoder.hear()
+        assert await encoder.hear() == []
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_a_publisher_that_falls_silent_is_told_and_closed() -> None:
+    async with running(settings=RtmpSettings(silence=Duration(0.05))) as site:
+        encoder = await (await site.encoder()).publish()
+        assert (await encoder.refused()).text.startswith("silent for")
+        assert (await site.stream.until_left())[1] is False
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_an_encoder_that_does_not_go_is_cut_off() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        assert site.origin.publisher is not None
+        site.origin.publisher.dismiss("taken over")
+        with pytest.raises(ConnectionError):
+            await encoder.flood(bytes(100_000))
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_an_encoder_that_does_not_read_our_answers_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rtmp, "MAX_UNSENT", 1000)
+    async with running() as site:
+        encoder = await (await site.encoder(buffer=4096)).publish()
+        [connection] = site.input._connections
+        sending = connection._transport.get_extra_info("socket")
+        sending.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        ping = chunked(2, Message(MessageType.USER_CONTROL, 0, 0, b"\x00\x06" + bytes(4)), 128)
+        with pytest.raises(ConnectionError):
+            await encoder.flood(ping * 1000)
+        await site.stream.until_left()
+
+
+async def test_connections_from_one_address_are_counted() -> None:
+    async with running(settings=RtmpSettings(connections_per_address=1)) as site:
+        first = await (await site.encoder()).publish()
+        second = await site.encoder()
+        with contextlib.suppress(ConnectionError):
+            assert await second.hear() == []
+        await first.close()
+        await site.stream.until_left()
+        await (await site.encoder()).publish()
+
+
+async def test_a_stopping_node_asks_encoders_to_reconnect() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        hearing = asyncio.ensure_future(encoder.hear())
+        await site.stop()
+        [event] = await hearing
+    assert isinstance(event, ReconnectRequested)
+    assert site.stream.left == [("the origin is stopping", False)]
+
+
+async def test_a_stopping_node_does_not_wait_for_an_answer() -> None:
+    origin = Origin()
+    origin.door.clear()
+    async with running(origin) as site:
+        await (await site.encoder()).request("KEY")
+        await origin.knocked.wait()
+        await asyncio.wait_for(site.stop(), SOON)
+
+
+async def test_a_mistake_of_ours_closes_the_connection_and_is_reported() -> None:
+    origin = Origin()
+    origin.refusal = RuntimeError("a bug")
+    reported: list[BaseException] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+    async with running(origin) as site:
+        encoder = await site.encoder()
+        await encoder.request("KEY")
+        with contextlib.suppress(ConnectionError):
+            assert await encoder.hear() == []
+    assert [str(error) for error in reported] == ["a bug"]
