@@ -129,6 +129,14 @@ class Listing:
         return last.number if last.closed else last.number - 1
 
     @property
+    def parts_from(self) -> int:
+        """The number of the first segment whose parts are listed.
+
+        What is not complete takes the last place, even while it has no part to show.
+        """
+        return self.last_closed + 2 - PART_ENTRIES
+
+    @property
     def open_parts(self) -> int:
         """How many parts of the segment after :attr:`last_closed` are listed."""
         last = self.segments[-1]
@@ -292,14 +300,12 @@ class Playlists:
         timeline = self._source.tracks[track]
         base = f"{track}/{catalog.epoch}.{catalog.packaging}/"
         first = listing.segments[0]
-        # What is not complete takes the last place, even while it has no part to show.
-        closed_with_parts = listing.last_closed + 2 - PART_ENTRIES
         entries = []
         init = 0
         for segment in listing.segments:
             init = init if segment.absent else segment.init
-            with_parts = segment.number > closed_with_parts or not segment.closed
-            entries.append(_entry(timeline, segment, base, init, with_parts and not segment.lost))
+            with_parts = segment.number >= listing.parts_from and not segment.lost
+            entries.append(_entry(timeline, segment, base, init, with_parts))
         return MediaPlaylist(
             target_duration=catalog.target_duration,
             part_target_us=catalog.part_target_us,
