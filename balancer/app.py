@@ -61,7 +61,8 @@ class Balancer:
     def _measure(self) -> None:
         states = self._table.states(time.monotonic())
         silent = {state.node for state in states if state.age >= MAX_AGE}
-        for node in silent - self._excluded:
+        unheard = {state.node for state in states if state.age == float("inf")}
+        for node in silent - self._excluded - unheard:
             log.warning("edge excluded", extra={"node": node, "reason": "no gossip"})
         for node in self._excluded - silent:
             log.info("edge in use", extra={"node": node})

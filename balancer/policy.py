@@ -17,7 +17,7 @@ FULL = 0.92
 
 CARRIER_BONUS = 0.05
 SLOW_START = 10.0
-"""Seconds during which a new edge counts as fuller than it is, so that it is not swamped."""
+"""Seconds during which a new edge scores as fuller than it is, so that it is not swamped."""
 
 CPU_FULL = 0.85
 MEMORY_FULL = 0.9
@@ -75,13 +75,12 @@ def load(edge: EdgeState, balancers: int = 1) -> float:
     """
     bandwidth = edge.bandwidth + edge.pending_bandwidth * balancers
     sessions = edge.sessions + edge.pending_sessions * balancers
-    fullest = max(
+    return max(
         bandwidth / max(edge.bandwidth_capacity, 1.0),
         sessions / max(edge.session_capacity, 1),
         edge.cpu / CPU_FULL,
         edge.memory / MEMORY_FULL,
     )
-    return fullest / min(max(edge.uptime / SLOW_START, 0.1), 1.0)
 
 
 def refusal(edge: EdgeState, load: float, exclude: Collection[str] = ()) -> str:
@@ -108,7 +107,8 @@ def rank(
     found = []
     for edge in edges:
         full = load(edge, balancers)
-        score = full - (CARRIER_BONUS if stream in edge.streams else 0.0)
+        score = full / min(max(edge.uptime / SLOW_START, 0.1), 1.0)
+        score -= CARRIER_BONUS if stream in edge.streams else 0.0
         found.append(Candidate(edge.node, full, score, refusal(edge, full, exclude)))
     return sorted(found, key=lambda one: (bool(one.refused), one.score, one.node))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from common.media.codec import Codec
 from common.media.track import INDEX_TRACK, Track
 from common.track.catalog import Catalog
-from common.track.index import Opened, encode_row
+from common.track.index import Closed, Opened, Piece, Row, encode_row
 from common.track.limits import Limits
 from common.track.record import Flag, Record
 from common.track.store import StreamReader, StreamWriter
@@ -40,6 +40,7 @@ class Source:
         self.catalog = known
         self.frame = self.writer.head(VIDEO)
         self._audio = self.writer.head(AUDIO)
+        self._began = {VIDEO: self.frame, AUDIO: self._audio}
         self._size = size
         self._random = random.Random(seed)
 
@@ -49,9 +50,7 @@ class Source:
         segment, key = number // GOP, number % GOP == 0
         items = []
         if key:
-            start = START_US + number * 1_000_000 // FPS
-            row = encode_row(Opened(segment, start, start, 0, False))
-            items.append(self._write(INDEX_TRACK, segment, start, 0, segment, row, 0, capture_us))
+            items += self._rows(segment, capture_us)
         while self._audio * 1024 * FPS < (number + 1) * 48_000:
             dts = 480_000 + self._audio * 1024
             at = min(segment, self._audio * 1024 // 48_000)
@@ -64,6 +63,26 @@ class Source:
         flags = Flag.KEY if key else 0
         items.append(self._write(VIDEO, number, dts, 3600, segment, data, flags, capture_us))
         return items
+
+    def _rows(self, segment: int, capture_us: int) -> list[Item]:
+        """Write the index rows of a cut: the segment before is closed, the next one opens."""
+        start = START_US + segment * GOP * 1_000_000 // FPS
+        rows: list[Row] = [Opened(segment, start, start, 0, False)]
+        if segment:
+            before = Opened(segment - 1, start - 1_000_000, start - 1_000_000, 0, False)
+            rows.insert(0, Closed(before, 1_000_000, tuple(map(self._piece, self._began))))
+        found = []
+        for row in rows:
+            seq, data = self.writer.head(INDEX_TRACK), encode_row(row)
+            found.append(
+                self._write(INDEX_TRACK, seq, start, 0, segment, data, Flag.KEY, capture_us)
+            )
+        return found
+
+    def _piece(self, track: int) -> Piece:
+        first = self._began[track]
+        stop = self._began[track] = self.frame - 1 if track == VIDEO else self._audio
+        return Piece(track, first, stop - first, 0, 0, 0, 0, 0, 0, True)
 
     def _write(
         self,

@@ -84,7 +84,7 @@ def leftovers() -> set[str]:
 def demo(log: Path, *arguments: str) -> Iterator[Cluster]:
     """Run ``headwater demo --json`` with free ports; stop it and check that nothing is left."""
     before = leftovers()
-    command = [sys.executable, "-m", "common.runtime.cli", "demo", "--json", "--ports", "0"]
+    command = [str(Path(sys.executable).with_name("headwater")), "demo", "--json", "--ports", "0"]
     with log.open("w") as errors:
         process = subprocess.Popen(
             [*command, *arguments], stdout=subprocess.PIPE, stderr=errors, text=True

@@ -68,9 +68,10 @@ def test_redirects_that_are_not_reported_yet_count_for_every_balancer() -> None:
     assert load(one, balancers=3) == 0.3
 
 
-def test_a_new_edge_counts_as_fuller_than_it_is() -> None:
-    assert load(edge(cpu=0.085, uptime=1.0)) == 1.0
-    assert load(edge(cpu=0.085, uptime=10.0)) == 0.1
+def test_a_new_edge_scores_as_fuller_than_it_is_but_is_not_refused() -> None:
+    new, old = edge("a", cpu=0.085, uptime=1.0), edge("b", cpu=0.17)
+    assert [one.node for one in rank([new, old], "s")] == ["b", "a"]
+    assert choose([new], "s") is not None
 
 
 def test_silent_draining_full_and_excluded_edges_get_nobody() -> None:
