@@ -170,7 +170,7 @@ class Shelf:
         if writer is None or not self._describable(instruction):
             return False
         if isinstance(instruction, Skip):
-            if instruction.first > writer.head(track) > 0:
+            if instruction.first > writer.head(track):
                 writer.skip(track, instruction.first)
             return True
         record = instruction.record

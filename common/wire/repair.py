@@ -129,8 +129,7 @@ class StreamRepair:
                 self._out.append(Rejoin(f"track {track} went back", wipe=True))
                 return
             if gaps.next is None or (jump and position.gop > gaps.next):
-                if gaps.next is not None:
-                    self._out.append(Skip(track, position.gop))
+                self._out.append(Skip(track, position.gop))
                 gaps.begin(position.gop, now)
             elif position.oldest > gaps.next:
                 self._skip(track, gaps, position.oldest, "gone")

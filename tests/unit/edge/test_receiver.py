@@ -354,8 +354,22 @@ def test_a_wanted_segment_comes_before_the_rest_of_the_past(rig: Rig) -> None:
     assert isinstance(join, Join)
     joined = Joined(join.id, "live", rig.known, positions(rig.pages, rig.known))
     rig.receiver.deliver(joined, rig.now)
+    index = next(q for q in rig.asked if isinstance(q, Pull) and q.track == INDEX_TRACK)
+    rows = answer_pull(rig.pages, index, 2000)
+    assert rows is not None
+    rig.receiver.deliver(rows, rig.now)
+    past = next(q for q in rig.asked if isinstance(q, Pull) and q.newest_first)
+    rig.receiver.want_segment(2)
+    rig.asked.clear()
+    answer = answer_pull(rig.pages, past, 2000)
+    assert answer is not None
+    rig.receiver.deliver(answer, rig.now)
+    wanted = [q for q in rig.asked if isinstance(q, Pull) and q.newest_first]
+    assert [(q.track, q.first, q.stop) for q in wanted] == [
+        (AUDIO, 94, 141)  # its video came with the pull that was under way
+    ]
     rig.answer()
-    rig.run(1)
+    rig.run(12)
     rig.assert_equal()
 
 

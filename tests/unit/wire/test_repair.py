@@ -23,6 +23,7 @@ def item(seq: int, size: int = 1, flags: int = 0, track: int = 1) -> Item:
 def joined(head: int = 0, gop: int = 0, limits: RepairLimits | None = None) -> StreamRepair:
     repair = StreamRepair(limits or RepairLimits())
     repair.join({1: Position(0, gop, head)}, 0, {})
+    assert repair.take() == [Skip(1, gop)]
     return repair
 
 
@@ -43,7 +44,7 @@ def test_nothing_leaves_before_the_join() -> None:
     assert repair.take() == []
     assert repair.requests(0) == []
     repair.join({1: Position(0, 5, 7)}, 0, {})
-    assert repair.take() == []
+    assert repair.take() == [Skip(1, 5)]
     assert repair.requests(0) == [(1, 5, 7)]
 
 
