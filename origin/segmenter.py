@@ -261,6 +261,8 @@ class Segmenter:
         pts_us = lane.to_us(sample.dts + sample.cts)
         leads = lane is self._leader or self._leader is None
         newest = self._open[-1]
+        if leads and lane.video and sample.key:
+            self._note_key(pts_us)
         if lane.init not in (-1, sample.init) and not (
             newest.breaks and lane.segment < newest.segment
         ):
@@ -269,8 +271,6 @@ class Segmenter:
             self._lead(lane, sample, pts_us)
         elif not lane.sparse and self._stalled(pts_us):
             self._open_segment(pts_us, False)
-        if leads and lane.video and sample.key:
-            self._note_key(pts_us)
         self._place(lane, sample, self._segment_for(lane, sample, pts_us), pts_us)
         if leads and self._holding:
             for other in self._lanes.values():

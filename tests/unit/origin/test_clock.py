@@ -1,0 +1,67 @@
+"""The wall clock of a stream."""
+
+import pytest
+
+from origin.clock import SECOND_US, WallClock
+
+START = 10 * SECOND_US
+UNIX = 1_700_000_000 * SECOND_US
+
+
+def feed(clock: WallClock, first: int, seconds: float, delay_us: int = 0, ppm: int = 0) -> int:
+    """Send 25 frames a second from stream time ``first``; return where it ends."""
+    for n in range(round(seconds * 25)):
+        stream = first + n * 40_000
+        drift = (stream - START) * ppm // 1_000_000
+        clock.observe(stream, UNIX + stream - START + delay_us + drift)
+    return first + round(seconds * 25) * 40_000
+
+
+def test_the_first_frame_sets_the_clock() -> None:
+    clock = WallClock()
+    clock.observe(START, UNIX)
+    assert clock.wall(START) == UNIX
+    assert clock.wall(START + 2 * SECOND_US) == UNIX + 2 * SECOND_US
+
+
+def test_late_frames_move_nothing() -> None:
+    clock = WallClock()
+    end = feed(clock, START, 20)
+    for n in range(10):
+        clock.observe(end + n * 40_000, UNIX + end - START + 3 * SECOND_US - n * 300_000)
+    assert clock.wall(end) == UNIX + end - START
+
+
+@pytest.mark.parametrize("ppm", [-200, 200])
+def test_a_drifting_encoder_is_followed(ppm: int) -> None:
+    clock = WallClock()
+    end = feed(clock, START, 1000, ppm=ppm)
+    true = UNIX + end - START + (end - START) * ppm // 1_000_000
+    assert abs(clock.wall(end) - true) < 5_000
+
+
+@pytest.mark.parametrize("jump", [-3_600 * SECOND_US, 86_400 * SECOND_US])
+def test_a_clock_that_is_set_does_not_make_the_stream_jump(jump: int) -> None:
+    clock = WallClock()
+    middle = feed(clock, START, 20)
+    before = clock.wall(middle)
+    end = feed(clock, middle, 20, delay_us=jump)
+    assert abs(clock.wall(end) - before - (end - middle)) <= 20 * 2_000
+
+
+def test_a_break_takes_the_arrival_but_never_goes_back() -> None:
+    clock = WallClock()
+    end = feed(clock, START, 10)
+    said = clock.wall(end)
+    clock.step()
+    clock.observe(end + 40_000, said + 5 * SECOND_US)
+    assert clock.wall(end + 40_000) == said + 5 * SECOND_US
+    clock.step()
+    clock.observe(end + 80_000, said - 3_600 * SECOND_US)
+    assert clock.wall(end + 80_000) == said + 5 * SECOND_US
+
+
+def test_it_goes_on_after_a_restart() -> None:
+    clock = WallClock()
+    clock.resume(START, UNIX)
+    assert clock.wall(START + 7) == UNIX + 7
