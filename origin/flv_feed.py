@@ -52,9 +52,6 @@ class FlvFeed:
 
     def __init__(self, publisher: Publisher, log: Log) -> None:
         self.publisher = publisher
-        self.frames = 0
-        """Frames handed on so far."""
-
         self._video = _Lane()
         self._audio = _Lane()
         self._data = _Lane()
@@ -113,7 +110,7 @@ class FlvFeed:
             self._drop("data")
             return
         self._set_up(self._data, Codec.JSON, b"")
-        self._write(Frame(self._data.track, timestamp, text.encode(), keyframe=True))
+        self.publisher.write(Frame(self._data.track, timestamp, text.encode(), keyframe=True))
 
     def _picture(self, timestamp: int, tag: VideoTag) -> None:
         lane = self._video
@@ -124,7 +121,7 @@ class FlvFeed:
         except FormatError:
             self._drop("broken")
             return
-        self._write(Frame(lane.track, timestamp, tag.data, tag.cts, key))
+        self.publisher.write(Frame(lane.track, timestamp, tag.data, tag.cts, key))
 
     def _sound(self, timestamp: int, tag: AudioTag) -> None:
         lane = self._audio
@@ -136,7 +133,7 @@ class FlvFeed:
                 return
         elif not self._ready(lane, tag.codec):
             return
-        self._write(Frame(lane.track, timestamp, tag.data, keyframe=True))
+        self.publisher.write(Frame(lane.track, timestamp, tag.data, keyframe=True))
 
     def _set_up(self, lane: _Lane, codec: Codec, init: bytes) -> None:
         if codec is lane.codec:
@@ -159,10 +156,6 @@ class FlvFeed:
             )
         self._drop("no sequence header")
         return False
-
-    def _write(self, frame: Frame) -> None:
-        self.publisher.write(frame)
-        self.frames += 1
 
     def _drop(self, reason: str) -> None:
         metrics.FRAMES_DROPPED.labels(self.publisher.stream, reason.replace(" ", "_")).inc()

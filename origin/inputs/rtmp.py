@@ -67,7 +67,7 @@ class RtmpSettings(Settings, frozen=True):
     """``[origin.inputs.rtmp]``."""
 
     listen: str = "[::]:1935"
-    """Address for encoders."""
+    """Address for encoders; ``origin.rtmp`` unless set here."""
 
     handshake: Duration = Duration(5)
     """Longest time a connection may take to say what RTMP begins with."""
@@ -78,7 +78,7 @@ class RtmpSettings(Settings, frozen=True):
     silence: Duration = Duration(30)
     """A publisher that sends nothing for so long is disconnected."""
 
-    connections: int = 500
+    connections: int = 1000
     """Connections at a time."""
 
     connections_per_address: int = 64
@@ -101,7 +101,7 @@ class RtmpInput(Input):
         """
         self._connections: set[Connection] = set()
         self._refusals = Limited(log)
-        listener = listen.bind(self.settings.listen, setting="origin.inputs.rtmp.listen")
+        listener = listen.bind(self.settings.listen, setting="origin.rtmp")
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: Connection(self), sock=listener)
         try:
@@ -190,7 +190,8 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._reason = self._reason or (str(error) if error else "closed by the encoder")
             self._close_feed(self._reason)
-            log.info("connection closed", extra=self._about(reason=self._reason, bytes=self._bytes))
+            extra = {"peer": self.peer, "reason": self._reason, "bytes": self._bytes}
+            log.info("connection closed", extra=extra)
         if self._request is None:
             self._finish()
 
@@ -269,7 +270,6 @@ class Connection(asyncio.Protocol):
             self._feed = FlvFeed(publisher, log.bind(stream=publisher.stream, peer=self.peer))
             self._rtmp.accept()
             self._flush()
-            log.info("publisher accepted", extra=self._about(slot=publisher.slot))
         self._transport.resume_reading()
         held, self._held = self._held, []
         self._take(held)
@@ -311,7 +311,6 @@ class Connection(asyncio.Protocol):
         feed = self._feed
         if feed is None:
             return
-        log.info("publisher left", extra=self._about(reason=reason, frames=feed.frames))
         self._feed = None
         feed.publisher.on_close = None
         feed.publisher.close(reason, ended)
@@ -357,7 +356,3 @@ class Connection(asyncio.Protocol):
         self._owner.forget(self)
         if not self._gone.done():
             self._gone.set_result(None)
-
-    def _about(self, **more: object) -> dict[str, object]:
-        stream = {} if self._feed is None else {"stream": self._feed.publisher.stream}
-        return {"peer": self.peer, **stream, **more}

@@ -22,99 +22,16 @@ from common.formats.rtmp import ClientConnection, Event, ReconnectRequested, Ref
 from common.formats.rtmp_chunk import Message, MessageType, chunked
 from common.media.audio import parse_mp3_header
 from common.media.codec import Codec
-from common.media.frame import Frame
 from common.media.h264 import avcc_from_nals
 from common.media.nal import split_annexb, to_length_prefixed
 from common.runtime.units import Duration
 from origin.flv_feed import MAX_HEADLESS, mp3_setup
-from origin.input import InputContext
 from origin.inputs import rtmp
-from origin.inputs.rtmp import RtmpInput, RtmpSettings
-from origin.publisher import Publisher, TrackWish
-from origin.streams import Streams
+from origin.inputs.rtmp import RtmpSettings
+from tests.harness import ingest
+from tests.harness.ingest import SOON, Origin, Site
 
 ASC = bytes.fromhex("1190")
-SOON = 5.0
-
-
-class Stream:
-    """Stands for an origin's stream: notes everything a publisher does."""
-
-    name = "live"
-
-    def __init__(self) -> None:
-        self.tracks: list[TrackWish] = []
-        self.inits: list[tuple[int, bytes]] = []
-        self.frames: list[Frame] = []
-        self.left: list[tuple[str, bool]] = []
-        self.fail: HeadwaterError | None = None
-        self.changed = asyncio.Condition()
-
-    def add_track(self, publisher: Publisher, wish: TrackWish) -> int:
-        self.tracks.append(wish)
-        return len(self.tracks)
-
-    def set_init(self, publisher: Publisher, track: int, init: bytes) -> None:
-        self.inits.append((track, init))
-
-    def write(self, publisher: Publisher, frame: Frame) -> None:
-        if self.fail is not None:
-            raise self.fail
-        self.frames.append(frame)
-        self._tell()
-
-    def leave(self, publisher: Publisher, reason: str, ended: bool) -> None:
-        self.left.append((reason, ended))
-        self._tell()
-
-    def _tell(self) -> None:
-        async def tell() -> None:
-            async with self.changed:
-                self.changed.notify_all()
-
-        self._task = asyncio.ensure_future(tell())
-
-    async def until_left(self) -> tuple[str, bool]:
-        async with self.changed, asyncio.timeout(SOON):
-            await self.changed.wait_for(lambda: bool(self.left))
-        return self.left[-1]
-
-    async def until_frames(self, count: int) -> list[Frame]:
-        async with self.changed, asyncio.timeout(SOON):
-            await self.changed.wait_for(lambda: len(self.frames) >= count)
-        return self.frames
-
-
-class Origin(Streams):
-    """Stands for the streams of an origin: one stream, and a door that can be kept shut."""
-
-    def __init__(self) -> None:
-        self.stream = Stream()
-        self.asked: list[tuple[str, str | None, str, str]] = []
-        self.refusal: Exception | None = None
-        self.door = asyncio.Event()
-        self.door.set()
-        self.knocked = asyncio.Event()
-        self.publisher: Publisher | None = None
-
-    async def publish(
-        self,
-        name: str,
-        key: str | None,
-        *,
-        slot: str = "main",
-        peer: str = "",
-        protocol: str = "rtmp",
-    ) -> Publisher:
-        self.asked.append((name, key, slot, protocol))
-        self.knocked.set()
-        await self.door.wait()
-        if self.refusal is not None:
-            raise self.refusal
-        self.publisher = Publisher(
-            self.stream, slot, peer=peer, protocol=protocol, number=1, key_id=b""
-        )
-        return self.publisher
 
 
 class Encoder:
@@ -177,34 +94,25 @@ class Encoder:
             await self._writer.wait_closed()
 
 
-class Site:
-    """A running input."""
+class Studio:
+    """A running input and the encoders that connect to it; they leave before it stops."""
 
-    def __init__(
-        self, origin: Origin, source: RtmpInput, address: str, task: asyncio.Task[None]
-    ) -> None:
-        self.origin = origin
-        self.input = source
-        self._task = task
-        self.stream = origin.stream
-        self.host, _, port = address.rpartition(":")
-        self.port = int(port)
+    def __init__(self, site: Site) -> None:
+        self.origin = site.origin
+        self.stream = site.stream
+        self.input = site.input
+        self.stop = site.stop
+        self._target = site.target
         self._encoders: list[Encoder] = []
 
     async def encoder(self, buffer: int = 0) -> Encoder:
         """Return a new encoder; ``buffer`` is how little its socket receives unread."""
-        client = socket.create_connection((self.host, self.port))
+        client = socket.create_connection(self._target)
         if buffer:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         encoder = Encoder(*await asyncio.open_connection(sock=client, limit=buffer or 2**16))
         self._encoders.append(encoder)
         return encoder
-
-    async def stop(self) -> None:
-        """Stop the node."""
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
 
     async def close(self) -> None:
         for encoder in self._encoders:
@@ -214,30 +122,13 @@ class Site:
 @contextlib.asynccontextmanager
 async def running(
     origin: Origin | None = None, settings: RtmpSettings | None = None
-) -> AsyncIterator[Site]:
-    origin = origin or Origin()
-    settings = settings or RtmpSettings()
-    found = asyncio.get_running_loop().create_future()
-    context = InputContext("node", lambda name, url: found.set_result((name, url)))
-    local = RtmpSettings(
-        listen="127.0.0.1:0",
-        handshake=settings.handshake,
-        publish=settings.publish,
-        silence=settings.silence,
-        connections=settings.connections,
-        connections_per_address=settings.connections_per_address,
-    )
-    source = RtmpInput(origin, local, context)
-    task = asyncio.ensure_future(source.run())
-    async with asyncio.timeout(SOON):
-        name, url = await found
-    assert name == RtmpInput.endpoint == "rtmp"
-    site = Site(origin, source, url.removeprefix("rtmp://"), task)
-    try:
-        yield site
-    finally:
-        await site.close()
-        await site.stop()
+) -> AsyncIterator[Studio]:
+    async with ingest.running(origin, settings) as site:
+        studio = Studio(site)
+        try:
+            yield studio
+        finally:
+            await studio.close()
 
 
 @pytest.fixture
