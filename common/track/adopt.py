@@ -12,8 +12,8 @@ from common.track.chain import Held
 from common.track.page import (
     HEADER_SIZE,
     Header,
+    PageName,
     decode_header,
-    page_name,
     parse_page_name,
     seal_file,
 )
@@ -45,9 +45,9 @@ def adopt(folder: Path) -> tuple[dict[int, list[Held]], Adoption]:
         identity = parse_page_name(name)
         if identity is None:
             continue
-        held = _adopt_page(folder / name, report)
+        held = _adopt_page(folder / name, identity, report)
         if held is not None:
-            tracks.setdefault(identity[0], []).append(held)
+            tracks.setdefault(identity.track, []).append(held)
     for track, pages in tracks.items():
         pages.sort(key=lambda page: page.first)
         tracks[track] = _without_overlaps(pages, report)
@@ -69,11 +69,11 @@ def _without_overlaps(pages: list[Held], report: Adoption) -> list[Held]:
     return kept
 
 
-def _adopt_page(path: Path, report: Adoption) -> Held | None:
+def _adopt_page(path: Path, name: PageName, report: Adoption) -> Held | None:
     try:
         data = path.read_bytes()
         header = decode_header(data, len(data))
-        if path.name != page_name(header.track, header.first):
+        if (header.track, header.first) != name[:2]:
             raise FormatError("page: its name is not that of its header")
         count, used, end = _sound(data, header)
         if not count:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import StoreFull
-from common.track.page import Buffer, Disk, PageWriter
+from common.track.page import Buffer, Disk, PageName, PageWriter
 from common.track.record import Flag, Record
 
 PAGE_US = 4_000_000
@@ -98,7 +98,7 @@ class Chain:
         guess = page.count * self.page_ticks * 2 // ticks
         return max(MIN_CAPACITY, min(guess, MAX_GUESS))
 
-    def begin(self, record: Record, size: int, capacity: int) -> None:
+    def begin(self, record: Record, size: int, capacity: int, serial: int) -> None:
         """Open a page that starts with ``record``; the one before is sealed.
 
         Raises:
@@ -106,9 +106,8 @@ class Chain:
         """
         if self._open is not None and not self._open.count:
             self.seal()  # it has the new one's name
-        page = PageWriter(
-            self._folder, self.track, record.seq, capacity, max(self.arena, size), self._disk
-        )
+        name = PageName(self.track, record.seq, serial)
+        page = PageWriter(self._folder, name, capacity, max(self.arena, size), self._disk)
         self.seal()
         self._open = page
         self._start = record.dts
@@ -173,7 +172,7 @@ class Chain:
             found.append((first, stop))
         return found
 
-    def insert(self, run: Sequence[tuple[Record, Buffer]]) -> None:
+    def insert(self, run: Sequence[tuple[Record, Buffer]], serial: int) -> None:
         """Write one page of records that :meth:`missing` allows.
 
         Raises:
@@ -181,7 +180,8 @@ class Chain:
         """
         arena = sum(len(payload) for _, payload in run)
         first = run[0][0].seq
-        page = PageWriter(self._folder, self.track, first, len(run), arena, self._disk)
+        name = PageName(self.track, first, serial)
+        page = PageWriter(self._folder, name, len(run), arena, self._disk)
         end = run[0][0].dts
         try:
             for record, payload in run:

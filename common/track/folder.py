@@ -1,7 +1,7 @@
 """The folder of one stream: its name, its lock, and the words that tell readers to look again.
 
 ``ROOT/<percent-quoted stream>~<epoch>/`` holds ``catalog`` (replaced by rename), the pages, and
-``state``: a page of machine words that the writer locks with flock for as long as it lives and
+``state``: a block of machine words that the writer locks with flock for as long as it lives and
 bumps whenever the set of pages or the catalog changes. So a reader lists the folder only when there
 is something new in it.
 """

@@ -24,6 +24,7 @@ to what is used. Readers touch only what was committed.
 import errno
 import mmap
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -83,22 +84,29 @@ class Header(NamedTuple):
     """Length of the file if sealed, else 0."""
 
 
-def page_name(track: int, first: int) -> str:
-    """Return the file name of the page of ``track`` that starts at seq ``first``."""
-    return f"{track}-{first}.page"
+_NAME = re.compile(r"([0-9]{1,10})-([0-9]{1,20})-([0-9]{1,20})\.page")
 
 
-def parse_page_name(name: str) -> tuple[int, int] | None:
-    """Return (track, first seq) of a page's file name, or ``None`` for any other file."""
-    stem, dot, suffix = name.rpartition(".")
-    track, dash, first = stem.partition("-")
-    if dot and suffix == "page" and dash and _digits(track) and _digits(first):
-        return int(track), int(first)
-    return None
+class PageName(NamedTuple):
+    """What the name of a page's file says."""
+
+    track: int
+    first: int
+    """Its first seq."""
+
+    serial: int
+    """Makes the name unlike that of any earlier page of the folder with the same first seq."""
 
 
-def _digits(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 20
+def page_name(track: int, first: int, serial: int) -> str:
+    """Return the file name of a page; see :class:`PageName`."""
+    return f"{track}-{first}-{serial}.page"
+
+
+def parse_page_name(name: str) -> PageName | None:
+    """Return what a page's file name says, or ``None`` for any other file."""
+    match = _NAME.fullmatch(name)
+    return PageName(*map(int, match.groups())) if match is not None else None
 
 
 def decode_header(data: Buffer, length: int) -> Header:
@@ -161,7 +169,7 @@ class PageWriter:
     )
 
     def __init__(
-        self, folder: Path, track: int, first: int, capacity: int, arena_size: int, disk: Disk
+        self, folder: Path, name: PageName, capacity: int, arena_size: int, disk: Disk
     ) -> None:
         """Create the file; it appears under its name with its header in place.
 
@@ -171,10 +179,10 @@ class PageWriter:
         self._base = table_size(min(capacity, MAX_CAPACITY))
         self.capacity = min((self._base - HEADER_SIZE) // RECORD_SIZE, MAX_CAPACITY)
         self.arena_size = min(arena_size, MAX_PAYLOAD)
-        self.first = first
+        self.first = name.first
         self.count = 0
         self.used = 0
-        self.path = folder / page_name(track, first)
+        self.path = folder / page_name(*name)
         self._disk = disk
         scratch = folder / f".{self.path.name}"
         self._fd = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PAGE_MODE)
@@ -182,7 +190,7 @@ class PageWriter:
             disk.reserve(self._fd, 0, self._base)
             os.ftruncate(self._fd, self._base + self.arena_size)
             self._map = mmap.mmap(self._fd, self._base)
-            self._write_header(track)
+            self._write_header(name.track)
             scratch.rename(self.path)
         except OSError as error:
             os.close(self._fd)

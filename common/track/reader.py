@@ -19,7 +19,7 @@ from common.media.track import INDEX_TRACK
 from common.track.catalog import Catalog
 from common.track.folder import CATALOG, State, folder_name
 from common.track.index import Row, decode_row
-from common.track.page import page_name, parse_page_name, read_header
+from common.track.page import PageName, parse_page_name, read_header
 from common.track.record import RECORD_DTYPE, Flag, Record
 from common.track.view import PageCorrupt, PageView
 
@@ -31,10 +31,10 @@ MAX_MAPS = 32
 class Span:
     """A page as listed."""
 
+    name: str
     first: int
     count: int
     sealed: bool
-    inode: int
 
     @property
     def stop(self) -> int:
@@ -56,9 +56,10 @@ class StreamReader:
         self._pages_seen = -1
         self._spans: dict[int, list[Span]] = {}
         self._tracks: dict[int, TrackReader] = {}
-        self._views: OrderedDict[tuple[int, int], PageView] = OrderedDict()
+        self._views: OrderedDict[str, PageView] = OrderedDict()
         self.generation = 0
-        """Counts how often the folder was listed."""
+        """Counts how often pages were seen to have come or gone; brought up to date by any look at
+        a track. While it stays the same only heads have moved."""
 
     @classmethod
     def open(cls, root: Path, stream: str, epoch: int) -> "StreamReader":
@@ -134,72 +135,66 @@ class StreamReader:
             self._list()
 
     def _list(self) -> None:
-        known = {
-            (track, span.first, span.inode): span
-            for track, spans in self._spans.items()
-            for span in spans
-            if span.sealed
-        }
+        # A sealed page never changes and its name never comes back, so it is looked at once.
+        known = {span.name: span for spans in self._spans.values() for span in spans if span.sealed}
         found: dict[int, list[Span]] = {}
-        for name, inode in self._entries():
+        for name in self._names():
             identity = parse_page_name(name)
             if identity is None:
                 continue
-            track, first = identity
-            span = known.get((track, first, inode)) or self._span(name, inode)
+            span = known.get(name) or self._span(name, identity)
             if span is not None:
-                found.setdefault(track, []).append(span)
+                found.setdefault(identity.track, []).append(span)
         for spans in found.values():
             spans.sort(key=lambda span: span.first)
         self._spans = found
         self.generation += 1
-        present = {(track, span.first): span.inode for track in found for span in found[track]}
-        for key in [key for key, view in self._views.items() if present.get(key) != view.inode]:
-            del self._views[key]
+        present = {span.name for spans in found.values() for span in spans}
+        for name in [name for name in self._views if name not in present]:
+            del self._views[name]
         for reader in self._tracks.values():
             reader.forget()
 
-    def _entries(self) -> list[tuple[str, int]]:
+    def _names(self) -> list[str]:
         try:
-            with os.scandir(self._folder) as entries:
-                return [(entry.name, entry.inode()) for entry in entries]
+            return os.listdir(self._folder)
         except FileNotFoundError:
             return []
 
-    def _span(self, name: str, inode: int) -> Span | None:
+    def _span(self, name: str, identity: PageName) -> Span | None:
         try:
             header = read_header(self._folder / name)
         except (FileNotFoundError, FormatError):
             return None
-        if name != page_name(header.track, header.first):
+        if (header.track, header.first) != identity[:2]:
             return None
-        return Span(header.first, header.committed, header.sealed != 0, inode)
+        return Span(name, header.first, header.committed, header.sealed != 0)
 
     def spans(self, track: int) -> list[Span]:
         """Return the listed pages of a track. For :class:`TrackReader`."""
         return self._spans.get(track, [])
 
-    def view(self, track: int, first: int) -> PageView:
+    def view(self, span: Span) -> PageView:
         """Return the map of a page. For :class:`TrackReader`.
 
         Raises:
             PageGone: If it was unlinked or is damaged.
         """
-        key = (track, first)
-        view = self._views.get(key)
+        view = self._views.get(span.name)
         if view is not None:
-            self._views.move_to_end(key)
+            self._views.move_to_end(span.name)
             return view
         try:
-            view = PageView(self._folder / page_name(track, first))
+            view = PageView(self._folder / span.name)
         except FileNotFoundError as error:
-            raise PageGone(f"track {track}: the page of seq {first} has left the window") from error
+            raise PageGone(f"page {span.name} has left the window") from error
         except FormatError as error:
-            raise PageCorrupt(f"track {track}: the page of seq {first}: {error}") from error
+            raise PageCorrupt(f"page {span.name}: {error}") from error
         if len(self._views) >= MAX_MAPS:
-            (old_track, _), _ = self._views.popitem(last=False)
-            self.track(old_track).forget()
-        self._views[key] = view
+            self._views.popitem(last=False)
+            for track in self._tracks.values():
+                track.forget()
+        self._views[span.name] = view
         return view
 
 
@@ -223,7 +218,7 @@ class TrackReader:
         spans = self._stream.spans(self.number)
         if spans and not spans[-1].sealed:
             try:
-                spans[-1].count = self._stream.view(self.number, spans[-1].first).refresh()
+                spans[-1].count = self._stream.view(spans[-1]).refresh()
             except PageGone:
                 return spans[:-1]
         return spans
@@ -233,7 +228,7 @@ class TrackReader:
         place = bisect_right(spans, seq, key=lambda span: span.first) - 1
         if place < 0 or seq >= spans[place].stop:
             raise PageGone(f"track {self.number}: record {seq} is not held")
-        page = self._stream.view(self.number, spans[place].first)
+        page = self._stream.view(spans[place])
         if seq - page.first >= page.count and seq - page.first >= page.refresh():
             raise PageGone(f"track {self.number}: record {seq} is not held")
         self._page = page
@@ -295,7 +290,7 @@ class TrackReader:
         """
         seq = record if isinstance(record, int) else record.seq
         page = self._page_for(seq)
-        # The page's own record is read: an older copy of this page may have had other offsets.
+        # The record is read again: the page may be another than the one it was once read from.
         return page.payload(page.record(seq - page.first), verify)
 
     def _pieces(self, first: int, stop: int) -> list[tuple[PageView, int, int]]:

@@ -229,7 +229,7 @@ class StreamWriter:
             self.evict(self._newest_us() - self._limits.window_us)
         capacity = chain.next_capacity()
         self._make_room(table_size(capacity) + size)
-        chain.begin(record, size, capacity)
+        chain.begin(record, size, capacity, self._state.pages)
         self._recount()
         self._state.bump_pages()
 
@@ -280,13 +280,15 @@ class StreamWriter:
                 raise ValueError(f"track {track}: record {record.seq} cannot stand in this run")
         chain = self._chain(track)
         stored = 0
-        for start, stop in chain.missing(first, first + len(run)):
-            for piece in split_run(run[start - first : stop - first], MAX_PAYLOAD):
-                self._insert_page(chain, piece)
-                stored += len(piece)
-        if stored:
-            self._state.bump_pages()
-            self._board.bump(self._slot)
+        try:
+            for start, stop in chain.missing(first, first + len(run)):
+                for piece in split_run(run[start - first : stop - first], MAX_PAYLOAD):
+                    self._insert_page(chain, piece)
+                    stored += len(piece)
+        finally:
+            if stored:
+                self._state.bump_pages()
+                self._board.bump(self._slot)
         return stored
 
     def _insert_page(self, chain: Chain, piece: Sequence[tuple[Record, Buffer]]) -> None:
@@ -296,7 +298,7 @@ class StreamWriter:
             or self._budget.used + size > self._budget.total
         ):
             raise StoreFull(f"no room for older records of {self.stream}")
-        chain.insert(piece)
+        chain.insert(piece, self._state.pages)
         self._recount()
 
     def reader(self) -> StreamReader:

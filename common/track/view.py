@@ -31,7 +31,7 @@ class PageView:
     The map goes with the last reference to this object.
     """
 
-    __slots__ = ("_arena", "_capacity", "_end", "_map", "count", "first", "inode")
+    __slots__ = ("_arena", "_capacity", "_end", "_map", "count", "first")
 
     def __init__(self, path: Path) -> None:
         """Map the file.
@@ -49,7 +49,6 @@ class PageView:
         finally:
             os.close(handle)
         header = decode_header(self._map[:HEADER_SIZE], status.st_size)
-        self.inode = status.st_ino
         self.first = header.first
         self._capacity = header.capacity
         self._arena = header.arena

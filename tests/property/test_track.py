@@ -17,7 +17,7 @@ from common.track.index import decode_row
 from common.track.page import HEADER_SIZE, decode_header
 from common.track.record import Flag, Record
 from common.track.store import Budget, Limits, StreamReader, StreamWriter
-from tests.unit.track.build import EPOCH, FRAME, STREAM, VIDEO, catalog, payload
+from tests.unit.track.build import EPOCH, FRAME, STREAM, VIDEO, catalog, page_path, payload
 
 TRACK = VIDEO.id
 LIMIT = 512 * 1024
@@ -234,7 +234,7 @@ def test_a_damaged_folder_is_adopted_with_what_is_sound(
         for seq in range(30):
             writer.append(TRACK, record(seq, flags_of(seq)), payload(seq, size_of(seq) % 90))
         writer.close()
-        path = writer._folder / "1-0.page"
+        path = page_path(writer._folder, 1, 0)
         data = np.frombuffer(path.read_bytes(), np.uint8).copy()
         for place, value in flips:
             where = place % len(data)

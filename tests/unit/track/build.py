@@ -1,6 +1,7 @@
 """Records, payloads and catalogs for tests of the track-record format."""
 
 import zlib
+from pathlib import Path
 
 from common.media.codec import Codec
 from common.media.track import Track
@@ -39,6 +40,12 @@ def audio(seq: int) -> Record:
     """A frame of a 48 kHz AAC track whose segments last 2 s."""
     dts = seq * 1024
     return Record(seq, dts, 0, 0, 0, 1024, dts // 96_000, seq // 9, 0, 0, 0, Flag.KEY, 0)
+
+
+def page_path(folder: Path, track: int, first: int) -> Path:
+    """The file of a page."""
+    (found,) = folder.glob(f"{track}-{first}-*.page")
+    return found
 
 
 def lost(seq: int, before: Record) -> Record:

@@ -19,6 +19,7 @@ from tests.unit.track.build import (
     audio,
     catalog,
     lost,
+    page_path,
     payload,
     video,
 )
@@ -241,7 +242,7 @@ def test_a_damaged_page_is_passed_over(writer: StreamWriter) -> None:
     place = cursor(writer, VIDEO)
     place.start(0)
     assert len(place.next(90)) == 90
-    path = writer._folder / "1-100.page"
+    path = page_path(writer._folder, 1, 100)
     data = bytearray(path.read_bytes())
     data[128 + 48 + 3] = 0x7F
     path.write_bytes(data)

@@ -12,6 +12,7 @@ from common.errors import FormatError, StoreFull
 from common.track.page import (
     HEADER_SIZE,
     Disk,
+    PageName,
     PageWriter,
     decode_header,
     page_name,
@@ -27,7 +28,7 @@ from tests.unit.track.build import payload, video
 def page(
     folder: Path, *, first: int = 0, arena: int = 4096, disk: Disk | None = None
 ) -> PageWriter:
-    return PageWriter(folder, 1, first, 10, arena, disk or Disk())
+    return PageWriter(folder, PageName(1, first, 9), 10, arena, disk or Disk())
 
 
 def test_the_struct_and_the_numpy_layout_of_a_record_agree() -> None:
@@ -52,7 +53,7 @@ def test_the_barrier_stands_between_the_record_and_its_commit(tmp_path: Path) ->
     seen: list[tuple[int, int]] = []
 
     def barrier() -> None:
-        data = (tmp_path / page_name(1, 0)).read_bytes()
+        data = (tmp_path / page_name(1, 0, 9)).read_bytes()
         header = decode_header(data, len(data))
         row = data[HEADER_SIZE + header.committed * RECORD_SIZE :][:RECORD_SIZE]
         seen.append((header.committed, RECORD.unpack(row)[0]))
@@ -107,14 +108,26 @@ def test_the_crc_is_computed_where_the_caller_gives_none(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["catalog", "1-.page", "-1.page", "1-2.pages", "a-2.page", "1-²2.page", ".1-2.page"]
+    "name",
+    [
+        "catalog",
+        "1-2.page",
+        "1-2-.page",
+        "-1-2.page",
+        "1-2-3.pages",
+        "a-2-3.page",
+        "1-²-3.page",
+        ".1-2-3.page",
+        f"1-{10**20}-3.page",
+        "1-2-3.page\n",
+    ],
 )
 def test_other_files_are_not_taken_for_pages(name: str) -> None:
     assert parse_page_name(name) is None
 
 
 def test_page_names_are_read_back() -> None:
-    assert parse_page_name(page_name(3, 2**63)) == (3, 2**63)
+    assert parse_page_name(page_name(3, 2**63, 7)) == (3, 2**63, 7)
 
 
 @pytest.mark.parametrize("place", [0, 8, 12, 20, 30, 40, 45])

@@ -11,7 +11,16 @@ from common.track.index import Closed, Opened, Piece, encode_row
 from common.track.reader import MAX_MAPS
 from common.track.record import RECORD_DTYPE, Flag, Record
 from common.track.store import Limits, PageCorrupt, StreamReader, StreamWriter
-from tests.unit.track.build import EPOCH, STREAM, audio, catalog, lost, payload, video
+from tests.unit.track.build import (
+    EPOCH,
+    STREAM,
+    audio,
+    catalog,
+    lost,
+    page_path,
+    payload,
+    video,
+)
 
 
 def fill(writer: StreamWriter, start: int, stop: int) -> None:
@@ -111,7 +120,7 @@ def test_a_page_that_goes_between_listing_and_mapping_is_gone(writer: StreamWrit
     fill(writer, 0, 250)
     track = writer.reader().track(1)
     assert track.runs() == [(0, 250)]
-    (writer._folder / "1-0.page").unlink()
+    page_path(writer._folder, 1, 0).unlink()
     with pytest.raises(PageGone):
         track.record(0)
     assert track.record(100).seq == 100
@@ -121,16 +130,16 @@ def test_a_page_that_is_damaged_after_listing_is_corrupt(writer: StreamWriter) -
     fill(writer, 0, 250)
     track = writer.reader().track(1)
     assert track.head == 250
-    with (writer._folder / "1-0.page").open("r+b") as file:
+    with page_path(writer._folder, 1, 0).open("r+b") as file:
         file.write(b"garbage")
     with pytest.raises(PageCorrupt):
         track.record(0)
 
 
 def test_files_that_are_no_pages_do_not_disturb_a_reader(writer: StreamWriter) -> None:
-    (writer._folder / "1-7.page").write_bytes(b"garbage" * 100)
+    (writer._folder / "1-7-0.page").write_bytes(b"garbage" * 100)
     fill(writer, 0, 5)
-    os.link(writer._folder / "1-0.page", writer._folder / "2-0.page")
+    os.link(page_path(writer._folder, 1, 0), writer._folder / "2-0-0.page")
     reader = writer.reader()
     assert reader.tracks() == [1]
     assert reader.track(1).runs() == [(0, 5)]
@@ -204,3 +213,13 @@ def test_closing_a_reader_gives_its_files_back(writer: StreamWriter) -> None:
     assert len(os.listdir("/proc/self/fd")) > before
     reader.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_page_that_comes_back_with_other_records_is_read_anew(writer: StreamWriter) -> None:
+    fill(writer, 0, 250)
+    track = writer.reader().track(1)
+    assert track.runs() == [(0, 250)]
+    writer.evict(4_000_000)
+    writer.insert(1, [(video(seq), payload(seq)) for seq in range(30)])
+    assert track.runs() == [(0, 30), (100, 250)]
+    assert track.payloads(0, 30, verify=True) == [payload(seq) for seq in range(30)]

@@ -20,6 +20,7 @@ from tests.unit.track.build import (
     audio,
     catalog,
     lost,
+    page_path,
     payload,
     video,
 )
@@ -252,16 +253,17 @@ def test_what_is_no_page_is_dropped_and_reported(tmp_path: Path) -> None:
     fill(writer, 0, 10)
     writer.close()
     folder = tmp_path / f"{STREAM}~{EPOCH}"
-    good = (folder / "1-0.page").read_bytes()
-    (folder / "1-50.page").write_bytes(b"garbage")
-    (folder / "2-0.page").write_bytes(good)
-    (folder / ".1-99.page").write_bytes(good)
+    good = page_path(folder, 1, 0).read_bytes()
+    (folder / "1-50-1.page").write_bytes(b"garbage")
+    (folder / "2-0-1.page").write_bytes(good)
+    (folder / ".1-99-1.page").write_bytes(good)
     (folder / "catalog").write_bytes(b"\xff")
     (folder / "notes.txt").touch()
+    kept = page_path(folder, 1, 0).name
     again = StreamWriter.open(tmp_path, STREAM, EPOCH, Limits())
     assert len(again.adoption.dropped) == 3
     assert again.catalog is None
-    assert sorted(os.listdir(folder)) == ["1-0.page", "notes.txt", "state"]
+    assert sorted(os.listdir(folder)) == [kept, "notes.txt", "state"]
     assert again.head(1) == 10
     again.close()
 
@@ -270,12 +272,12 @@ def test_a_damaged_end_of_a_page_is_cut_off(tmp_path: Path) -> None:
     writer = StreamWriter.open(tmp_path, STREAM, EPOCH, Limits())
     fill(writer, 0, 10)
     writer.close()
-    path = tmp_path / f"{STREAM}~{EPOCH}" / "1-0.page"
+    path = page_path(tmp_path / f"{STREAM}~{EPOCH}", 1, 0)
     data = bytearray(path.read_bytes())
     data[-250] ^= 1  # the payload of record 7
     path.write_bytes(data)
     again = StreamWriter.open(tmp_path, STREAM, EPOCH, Limits())
-    assert again.adoption.dropped == ["1-0.page: 3 damaged records"]
+    assert again.adoption.dropped == [f"{path.name}: 3 damaged records"]
     assert again.reader().track(1).payloads(0, 7, verify=True) == [payload(s) for s in range(7)]
     fill(again, 7, 8)
     again.close()
@@ -286,14 +288,15 @@ def test_overlapping_pages_are_dropped(tmp_path: Path) -> None:
     fill(writer, 5, 10)
     writer.close()
     folder = tmp_path / f"{STREAM}~{EPOCH}"
-    keep = (folder / "1-5.page").read_bytes()
-    (folder / "1-5.page").unlink()
+    path = page_path(folder, 1, 5)
+    keep = path.read_bytes()
+    path.unlink()
     other = StreamWriter.open(tmp_path, STREAM, EPOCH, Limits())
     fill(other, 0, 7)
     other.close()
-    (folder / "1-5.page").write_bytes(keep)
+    path.write_bytes(keep)
     again = StreamWriter.open(tmp_path, STREAM, EPOCH, Limits())
-    assert again.adoption.dropped == ["1-5.page: overlaps the page before it"]
+    assert again.adoption.dropped == [f"{path.name}: overlaps the page before it"]
     assert again.head(1) == 7
     again.close()
 
