@@ -43,6 +43,10 @@ _TWO_LETTERS = {
     "zho": "zh",
 }
 
+# Of two names for a language the terminological one comes out: deu, not ger.
+_BIBLIOGRAPHIC = frozenset({"chi", "cze", "dut", "fre", "ger", "gre", "rum", "slo"})
+_THREE_LETTERS = {two: three for three, two in _TWO_LETTERS.items() if three not in _BIBLIOGRAPHIC}
+
 
 def bcp47(name: str) -> str:
     """Return the tag for a container's language, ``und`` where it says nothing usable."""
@@ -52,3 +56,11 @@ def bcp47(name: str) -> str:
     if not tag.replace("-", "").isalnum():
         return "und"
     return _TWO_LETTERS.get(tag.lower(), tag)
+
+
+def iso639_2(tag: str) -> str:
+    """Return the three letters that MP4 and MPEG-TS want for a tag, ``und`` for unknown ones."""
+    primary = tag.split("-")[0].lower()
+    if len(primary) == 3:
+        return primary
+    return _THREE_LETTERS.get(primary, "und")

@@ -9,7 +9,7 @@ from contextlib import closing
 import av.error
 import av.logging
 
-from common.errors import StreamError
+from common.errors import ConfigError, StreamError
 from common.media.frame import Frame
 from common.runtime.units import Duration
 from origin.videogen.generator import FastClock, Generator, RealClock
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     target = parse_target(arguments.target, arguments.format, sys.stdout.buffer)
     count = None
     if arguments.duration:
-        count = max(1, round(Duration.parse(arguments.duration) * settings.fps))
+        count = max(1, round(_seconds(arguments.duration) * settings.fps))
     av.logging.set_level(av.logging.ERROR)
     try:
         send(settings, target, count, fast=arguments.fast and not target.live)
@@ -67,6 +67,13 @@ def main(argv: Sequence[str]) -> int:
     except (av.error.FFmpegError, OSError) as error:
         raise StreamError(f"{arguments.target}: {error}") from error
     return 0
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(Duration.parse(text))
+    except ValueError as error:
+        raise ConfigError("--duration", str(error)) from error
 
 
 def send(settings: Settings, target: Target, count: int | None, *, fast: bool) -> None:

@@ -103,7 +103,14 @@ class FilePlayer:
             "format_whitelist": _MOV if self._format == "mov" else str(self._format),
         }
         try:
-            with av.open(self._file, "r", format=self._format, options=options) as container:
+            with av.open(
+                self._file,
+                "r",
+                format=self._format,
+                options=options,
+                metadata_encoding="utf-8",
+                metadata_errors="replace",
+            ) as container:
                 self._open_lanes(container)
                 start: Fraction | None = None
                 for packet in container.demux():

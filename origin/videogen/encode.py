@@ -24,8 +24,8 @@ AUDIO_BIT_RATE = 96_000
 _GLOBAL_HEADER = 1 << 22
 _ENCODERS = {Codec.H264: "libx264", Codec.HEVC: "libx265", Codec.AV1: "libsvtav1"}
 _AUDIO_ENCODERS = {Codec.AAC: ("aac", "fltp"), Codec.OPUS: ("libopus", "flt")}
-# One bit of history is enough: the encoder holds back no more pictures than this.
 _MAX_HELD = 256
+"""Pictures that an encoder may hold back; ours hold a handful."""
 
 
 def _options(settings: Settings, kilobits: int) -> dict[str, str]:
@@ -43,12 +43,14 @@ def _options(settings: Settings, kilobits: int) -> dict[str, str]:
         f"bitrate={kilobits}",
         f"vbv-maxrate={kilobits}",
         f"vbv-bufsize={kilobits}",
-        "rc-lookahead=0" if settings.video is Codec.H264 else f"rc-lookahead={bframes + 1}",
     ]
     if settings.video is Codec.H264:
-        params += ["threads=1", "sync-lookahead=0", "open-gop=0", "mbtree=0"]
+        params += ["threads=1", "rc-lookahead=0", "sync-lookahead=0", "mbtree=0", "open-gop=0"]
+        params += ["force-cfr=1"]
         tune = {} if bframes else {"tune": "zerolatency"}
         return {"preset": "ultrafast", **tune, "x264-params": ":".join(params)}
+    # Every picture that an encoder looks ahead is a picture of delay.
+    params += [f"rc-lookahead={bframes + 1 if bframes else 0}", "lookahead-slices=0"]
     params += ["open-gop=0", "pools=none", "frame-threads=1", "wpp=0", "log-level=none", "info=0"]
     tune = {} if bframes else {"tune": "zerolatency"}
     return {"preset": "ultrafast", **tune, "x265-params": ":".join(params)}

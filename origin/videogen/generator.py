@@ -83,7 +83,7 @@ class Generator:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
-        self._start_us = clock.wall_us()
+        self._start_us = 0
         self._frame_ticks = VIDEO_CLOCK / settings.fps
         self._number = 0
         self._samples = 0
@@ -108,6 +108,7 @@ class Generator:
 
     def frames(self, count: int | None = None) -> Iterator[list[Frame]]:
         """Yield the frames of each picture's time, for ever or for ``count`` pictures."""
+        self._start_us = self._clock.wall_us()  # opening the encoders took its time
         while count is None or self._number < count:
             due_us = self._start_us + int(self._number / self._settings.fps * _SECOND_US)
             self._clock.wait_until(due_us)

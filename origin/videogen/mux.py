@@ -19,6 +19,7 @@ from common.media.codec import Codec, Kind
 from common.media.describe import Description, describe
 from common.media.frame import Frame
 from origin.child import TrackNote
+from origin.languages import iso639_2
 
 _CODEC_IDS = {
     Codec.H264: "V_MPEG4/ISO/AVC",
@@ -100,8 +101,7 @@ class Muxer:
         for note, stream in zip(carried, self._template.streams, strict=True):
             out = self._output.add_stream_from_template(stream, opaque=True)
             out.time_base = Fraction(1, note.clock)
-            if note.language != "und":
-                out.metadata["language"] = note.language
+            out.metadata["language"] = iso639_2(note.language)
             self._streams[note.number] = (out, Fraction(1, note.clock))
 
     def write(self, frame: Frame) -> None:

@@ -18,7 +18,7 @@ from origin.child import ChildWriter, TrackNote
 from origin.files.payload import converter
 from origin.files.player import FilePlayer
 from origin.files.source import FileSource, detect_format, parse_source
-from origin.languages import bcp47
+from origin.languages import bcp47, iso639_2
 from origin.videogen_cli import main as videogen
 
 
@@ -196,6 +196,13 @@ def test_damaged_files_are_stream_errors_or_end_early(tmp_path: Path, cut: int) 
     assert len(frames) < 80
 
 
+def test_names_that_are_no_text_do_not_matter(tmp_path: Path) -> None:
+    whole = make(tmp_path / "a.mkv").read_bytes()
+    path = tmp_path / "b.mkv"
+    path.write_bytes(whole.replace(b"Lavf", b"L\xffvf"))
+    assert len(by_track(play(path)[1])) == 2
+
+
 def test_a_playlist_or_script_is_no_format_that_is_played(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/secret\n")
@@ -231,6 +238,13 @@ def test_languages_are_named_as_playlists_want_them() -> None:
         "de-CH",
         "und",
         "und",
+        "und",
+        "und",
+    ]
+    assert [iso639_2(tag) for tag in ("en", "de-CH", "gsw", "und", "xx")] == [
+        "eng",
+        "deu",
+        "gsw",
         "und",
         "und",
     ]
