@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,6 +27,9 @@ TAIL = 40
 """Last log lines of a node that are shown when it dies."""
 
 MAX_LINE = 64 * 1024
+
+_BEGINS = re.compile(r"[\d:.]+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)")
+_IMPORTANT = ("WARNING", "ERROR", "CRITICAL")
 
 
 class NodeDied(HeadwaterError):
@@ -93,11 +98,12 @@ class Cluster:
     def __init__(self, nodes: Sequence[Node], run: Path) -> None:
         self.nodes = list(nodes)
         self._run = run
+        self._echo = Echo()
 
     async def start(self) -> None:
         """Start all nodes."""
         for node in self.nodes:
-            await node.start(echo)
+            await node.start(self._echo)
 
     async def watch(self) -> None:
         """Wait until a node dies.
@@ -158,15 +164,16 @@ async def until(
         NotReady: After ``timeout`` seconds.
     """
     loop = asyncio.get_running_loop()
-    begin, said = loop.time(), False
+    begin, said, pause = loop.time(), False, 0.02
     while not await check():
         waited = loop.time() - begin
-        if waited > timeout:
-            raise NotReady(f"waited {timeout:.0f} s for {what}")
         if waited > 1 and not said:
             said = True
             sys.stderr.write(f"waiting for {what} ...\n")
-        await asyncio.sleep(0.05)
+        if waited > timeout:
+            raise NotReady(f"waited {timeout:.0f} s for {what}")
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.2, 0.25)
 
 
 def family(root: int) -> list[int]:
@@ -183,8 +190,33 @@ def family(root: int) -> list[int]:
     return found
 
 
-def echo(name: str, line: str) -> None:
-    """Show the lines of a node's log that an onlooker has to see."""
-    words = line.split(maxsplit=2)
-    if len(words) > 1 and words[1] in ("WARNING", "ERROR", "CRITICAL"):
-        sys.stderr.write(f"{name}: {line}\n")
+class Echo:
+    """Shows the lines of the nodes' logs that an onlooker has to see.
+
+    These are warnings and errors with what belongs to them; the same again only after a while.
+    """
+
+    AGAIN = 10.0
+    MAX_KNOWN = 1000
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._shown: dict[tuple[str, str], float] = {}
+        self._open: dict[str, bool] = {}
+
+    def __call__(self, name: str, line: str) -> None:
+        """Take one line of the log of ``name``."""
+        begins = _BEGINS.match(line)
+        if begins:
+            self._open[name] = begins[1] in _IMPORTANT and self._new(name, begins[2])
+        if self._open.get(name, True):
+            sys.stderr.write(f"{name}: {line}\n")
+
+    def _new(self, name: str, event: str) -> bool:
+        now = self._clock()
+        if now - self._shown.get((name, event), -self.AGAIN) < self.AGAIN:
+            return False
+        if len(self._shown) >= self.MAX_KNOWN:
+            self._shown.clear()
+        self._shown[name, event] = now
+        return True

@@ -94,7 +94,8 @@ def docstrings(schema: type[Any]) -> dict[str, str]:
 
 
 def _section(name: str, schema: type[Settings]) -> list[str]:
-    parts = [f"## `[{name}]`", inspect.cleandoc(schema.__doc__ or "").partition(": ")[2]]
+    what = inspect.cleandoc(schema.__doc__ or "").partition(": ")[2].replace("``", "`")
+    parts = [f"## `[{name}]`", what[:1].upper() + what[1:]]
     hints = typing.get_type_hints(schema)
     words = docstrings(schema)
     for field in msgspec.structs.fields(schema):

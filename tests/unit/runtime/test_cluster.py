@@ -193,3 +193,24 @@ async def test_a_line_without_end_does_not_stop_the_log(folder: Path) -> None:
     with pytest.raises(NodeDied, match="end"):
         await group.watch()
     await group.stop()
+
+
+def test_an_onlooker_sees_warnings_with_what_belongs_to_them_and_not_all_the_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = [0.0]
+    echo = cluster.Echo(clock=lambda: now[0])
+    error = ["12:00:00.000 ERROR x failed", "Traceback", "  KeyError"]
+    for line in [*error, "12:00:00.100 INFO x fine", "detail", *error]:
+        echo("edge1", line)
+    now[0] = 11.0
+    echo("edge1", error[0])
+    assert capsys.readouterr().err.splitlines() == [
+        *(f"edge1: {line}" for line in error),
+        "edge1: 12:00:00.000 ERROR x failed",
+    ]
+
+
+def test_what_a_node_says_before_it_can_log_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.Echo()("edge1", "headwater: edge.http: wrong")
+    assert capsys.readouterr().err == "edge1: headwater: edge.http: wrong\n"
