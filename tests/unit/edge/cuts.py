@@ -38,6 +38,7 @@ class CutStream:
         self.tracks = tracks
         self.gop = gop
         self.live = True
+        self.epoch = EPOCH
         self._name = name
         self._window_us = window_us
         self._version = 1
@@ -57,7 +58,7 @@ class CutStream:
         promises = self.segmenter.promises
         return Catalog(
             self._name,
-            EPOCH,
+            self.epoch,
             1,
             self._version,
             target_duration=promises.target_duration,
@@ -130,7 +131,7 @@ class Pages:
     def __init__(self, root: Path, stream: CutStream, name: str = "live") -> None:
         self.stream = stream
         self.written = 0
-        self.writer = StreamWriter.open(root, name, EPOCH, Limits())
+        self.writer = StreamWriter.open(root, name, stream.epoch, Limits())
 
     def write(self, count: int | None = None) -> None:
         """Write the next entries, all if ``count`` is None."""
