@@ -73,27 +73,28 @@ class FilePlayer:
     def passes(self, loop: bool) -> Iterator[tuple[Fraction, Frame]]:
         """Yield (seconds since the start, frame) in order, again and again if ``loop``.
 
-        The next pass goes on where the longest track of the one before ended.
+        The next pass is later by the length of the longest track, so no track overlaps itself and
+        the longest goes on without a seam.
 
         Raises:
             StreamError: If the file cannot be read or holds no track that can be played.
         """
         offset = Fraction(0)
         while True:
-            end = offset
-            played = False
+            length = Fraction(0)
+            first: dict[int, int] = {}
             for due, frame in self._ordered(self._one_pass(offset)):
-                played = True
                 lane = self._lanes[frame.track - 1]
                 if not lane.converter.codec.sparse:
-                    length = frame.duration or lane.frame_duration
-                    end = max(end, Fraction(frame.dts + length, lane.clock))
+                    end = frame.dts + (frame.duration or lane.frame_duration)
+                    span = end - first.setdefault(frame.track, frame.dts)
+                    length = max(length, Fraction(span, lane.clock))
                 yield due, frame
-            if not played or end <= offset:
+            if not length:
                 raise StreamError("nothing in the file can be played")
             if not loop:
                 return
-            offset = end
+            offset += length
 
     def _one_pass(self, offset: Fraction) -> Iterator[tuple[Fraction, Frame]]:
         self._file.seek(0)
@@ -142,7 +143,7 @@ class FilePlayer:
         if context is None or stream.type not in ("video", "audio", "subtitle"):
             return None
         name = stream.codec.canonical_name
-        rate = getattr(stream, "average_rate", None)
+        rate = getattr(stream, "guessed_rate", None)
         try:
             chosen = converter(name, bytes(context.extradata or b""), rate)
         except FormatError as error:

@@ -41,8 +41,8 @@ _EXTENSIONS = {
 _SCHEMES = {"rtmp": "flv", "rtmps": "flv", "rtsp": "rtsp", "udp": "mpegts", "tcp": "mpegts"}
 
 _OPTIONS = {
-    "mp4": {"movflags": "frag_keyframe+empty_moov+default_base_moof"},
-    "mov": {"movflags": "frag_keyframe+empty_moov+default_base_moof"},
+    "mp4": {"movflags": "frag_keyframe+delay_moov+default_base_moof"},
+    "mov": {"movflags": "frag_keyframe+delay_moov+default_base_moof"},
     "flv": {"flvflags": "no_duration_filesize"},
     "rtsp": {"rtsp_transport": "tcp"},
 }
