@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from fractions import Fraction
+from typing import Any
 
 import av
 import pytest
@@ -28,10 +29,13 @@ from common.runtime.units import Duration
 from origin.flv_feed import MAX_HEADLESS, mp3_setup
 from origin.inputs import rtmp
 from origin.inputs.rtmp import RtmpSettings
+from origin.publisher import Publisher
 from tests.harness import ingest
 from tests.harness.ingest import SOON, Origin, Site
 
 ASC = bytes.fromhex("1190")
+VP9_KEY = bytes.fromhex("824983420003f003f60038241c184a000030600000673fffff564564eecc00")
+"""A key frame of 64 x 64 by libvpx."""
 
 
 class Encoder:
@@ -57,14 +61,15 @@ class Encoder:
                 if events := self.rtmp.feed(data):
                     return events
 
-    async def request(self, name: str) -> None:
+    async def request(self, name: str, *more: bytes) -> None:
+        """Ask to publish; send ``more`` along with the request, without waiting."""
         await self.hear()
         self.rtmp.publish(name)
         async with asyncio.timeout(SOON):
             while "publish" not in self.rtmp._asked.values():
                 await self.flush()
                 self.rtmp.feed(await self._reader.read(65536))
-        await self.flush()
+        await self.send(b"".join([*self.rtmp.data_to_send(), *more]))
 
     async def publish(self, name: str = "KEY") -> "Encoder":
         await self.request(name)
@@ -341,6 +346,89 @@ async def test_what_is_sent_before_the_answer_is_kept() -> None:
         origin.door.set()
         frames = await site.stream.until_frames(2)
     assert [f.data for f in frames] == PICTURES[:2]
+
+
+def video(body: bytes) -> bytes:
+    return chunked(6, Message(MessageType.VIDEO, 0, 1, body), 65536)
+
+
+def command(*values: amf.Value) -> bytes:
+    return chunked(3, Message(MessageType.COMMAND, 0, 1, amf.encode(*values)), 65536)
+
+
+async def test_an_encoder_may_send_everything_at_once() -> None:
+    async with running() as site:
+        encoder = await site.encoder()
+        bodies = [video_sequence(Codec.H264, AVCC), picture(0), b"", picture(1)]
+        await encoder.request("KEY", *map(video, bodies))
+        frames = await site.stream.until_frames(2)
+    assert [f.data for f in frames] == PICTURES[:2]
+
+
+async def test_an_encoder_may_change_its_mind_before_the_answer() -> None:
+    async with running() as site:
+        encoder = await site.encoder()
+        await encoder.request(
+            "KEY",
+            command("closeStream", 0, None),
+            command("publish", 9, None, "OTHER", "live"),
+            video(video_sequence(Codec.H264, AVCC)),
+            video(picture(0)),
+        )
+        await site.stream.until_frames(1)
+    assert [key for _, key, _, _ in site.origin.asked] == ["KEY", "OTHER"]
+    assert site.stream.left[0] == ("the encoder left while it was let in", False)
+
+
+async def test_nothing_after_the_reason_for_a_refusal_counts() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        await encoder.send(
+            video(video_sequence(Codec.H264, AVCC)) + video(b"\x12\x00") + video(picture(0))
+        )
+        assert (await encoder.refused()).code == "NetStream.Publish.Unsupported"
+    assert site.stream.frames == []
+
+
+async def test_an_encoder_taken_over_while_it_is_let_in_is_told() -> None:
+    class Hasty(Origin):
+        async def publish(self, *args: Any, **kwargs: Any) -> Publisher:
+            publisher = await super().publish(*args, **kwargs)
+            publisher.dismiss("taken over at once")
+            return publisher
+
+    async with running(Hasty()) as site:
+        encoder = await site.encoder()
+        await encoder.request("KEY")
+        assert (await encoder.refused()).text == "taken over at once"
+
+
+async def test_vp9_setup_bytes_are_those_of_a_vpcc_box_in_either_form() -> None:
+    bare = bytes.fromhex("000a820202020000")
+    for setup in (bare, b"\x01\x00\x00\x00" + bare):
+        async with running() as site:
+            encoder = await (await site.encoder()).publish()
+            encoder.rtmp.send_video(0, b"\x90vp09" + setup)
+            encoder.rtmp.send_video(0, b"\x91vp09" + VP9_KEY)
+            await encoder.flush()
+            [frame] = await site.stream.until_frames(1)
+        assert [t.init for t in site.stream.tracks] == [b"\x01\x00\x00\x00" + bare]
+        assert (frame.data, frame.keyframe) == (VP9_KEY, True)
+
+
+async def test_empty_bodies_and_setup_that_no_codec_needs_are_ignored() -> None:
+    async with running() as site:
+        encoder = await (await site.encoder()).publish()
+        encoder.rtmp.send_audio(0, b"")
+        encoder.rtmp.send_audio(0, b"\x90.mp3setup")
+        encoder.rtmp.send_audio(0, b"\x92Opus")
+        encoder.rtmp.send_video(0, b"\x17\x02")
+        encoder.rtmp.send_audio(0, b"\xaf\x00" + ASC)
+        encoder.rtmp.send_audio(0, b"\xaf\x01")
+        encoder.rtmp.send_audio(0, b"\xaf\x01raw")
+        await encoder.flush()
+        await site.stream.until_frames(1)
+    assert [t.codec for t in site.stream.tracks] == [Codec.AAC]
 
 
 async def test_an_encoder_that_left_before_the_answer_leaves_no_publisher() -> None:

@@ -238,6 +238,19 @@ def test_gstreamer_gets_no_answer_to_transaction_0_and_may_name_its_stream_by_a_
     assert encoder.server.state is State.IDLE
 
 
+def test_closing_the_stream_ends_it() -> None:
+    encoder = Encoder().publishing()
+    assert encoder.call("closeStream", 0, None, stream=1) == [StreamEnded("closeStream")]
+    assert encoder.call("FCUnpublish", 0, None, "KEY") == []
+
+
+def test_a_refused_client_is_not_listened_to_any_more() -> None:
+    encoder = Encoder()
+    encoder.publish()
+    encoder.server.reject("NetStream.Publish.Denied", "no")
+    assert encoder.call("publish", 6, None, "KEY", stream=1) == []
+
+
 def test_deleting_another_stream_changes_nothing() -> None:
     encoder = Encoder().publishing()
     assert encoder.call("deleteStream", 0, None, 7) == []
