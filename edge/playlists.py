@@ -143,10 +143,13 @@ class Listing:
         return 0 if last.closed else last.part_count
 
     @property
-    def last(self) -> tuple[int, int | None]:
-        """The number of the last segment and the position of its last part."""
+    def last(self) -> tuple[int, int]:
+        """The number of the last segment and the position of its last part.
+
+        One that is absent says 0: whoever asks for the part behind that is sent on to the next.
+        """
         last = self.segments[-1]
-        return last.number, last.part_count - 1 if last.part_count else None
+        return last.number, max(0, last.part_count - 1)
 
     @property
     def next_part(self) -> int:
@@ -271,6 +274,8 @@ class Playlists:
                 shown.append(segment)
             if not segment.closed:
                 break
+        while shown and shown[-1].absent and self.ended:
+            shown.pop()  # another track ended later
         return Listing(tuple(shown)) if shown else None
 
     def _text(self, track: int, listing: Listing, skip: bool) -> Text:

@@ -152,7 +152,9 @@ def _trak(track: Track, setup: bytes) -> bytes:
     dinf = box(b"dinf", full_box(b"dref", 0, 0, struct.pack(">I", 1), full_box(b"url ", 0, 1)))
     stbl = box(
         b"stbl",
-        full_box(b"stsd", 0, 0, struct.pack(">I", 1), sample_entry(track.codec, setup)),
+        full_box(
+            b"stsd", 0, 0, struct.pack(">I", 1), sample_entry(track.codec, setup, track.timescale)
+        ),
         full_box(b"stts", 0, 0, bytes(4)),
         full_box(b"stsc", 0, 0, bytes(4)),
         full_box(b"stsz", 0, 0, bytes(8)),

@@ -6,12 +6,13 @@ of AV1 (av01), VP9 (vp09) and Opus.
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 
 from common.errors import TrackUnsupported
 from common.formats.mp4 import box, full_box
 from common.media.audio import opus_head_to_dops
 from common.media.av1 import parse_av1c
-from common.media.codec import Codec
+from common.media.codec import Codec, Kind
 from common.media.describe import Description, describe
 from common.media.vp9 import normalise_vpcc, parse_vpcc
 
@@ -35,8 +36,10 @@ _UNSPECIFIED = (2, 2, 2)
 OPUS_RATE = 48_000
 
 
-def sample_entry(codec: Codec, init: bytes) -> bytes:
+def sample_entry(codec: Codec, init: bytes, rate: int) -> bytes:
     """Write the sample entry of a track from its setup bytes.
+
+    ``rate`` is the sample rate where the setup bytes do not say it, as with MP3.
 
     Raises:
         FormatError: If the setup bytes are not what the codec says.
@@ -45,7 +48,10 @@ def sample_entry(codec: Codec, init: bytes) -> bytes:
     writer = _WRITERS.get(codec)
     if writer is None:
         raise TrackUnsupported(f"MP4 does not carry {codec} here")
-    return writer(init, describe(codec, init))
+    description = describe(codec, init)
+    if not description.sample_rate and codec.kind is Kind.AUDIO:
+        description = replace(description, sample_rate=rate)
+    return writer(init, description)
 
 
 def _visual(kind: bytes, description: Description, *boxes: bytes) -> bytes:

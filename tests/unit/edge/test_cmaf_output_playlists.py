@@ -187,6 +187,19 @@ def test_an_ended_stream_ends_its_playlists_and_releases_who_waits() -> None:
     assert f"{BASE}s2.m4s" in body
 
 
+def test_a_track_that_ends_before_the_others_ends_with_its_last_segment() -> None:
+    stream = CutStream().run(5)
+    for _ in range(300):
+        stream.push(AUDIO)
+    stream.finish()
+    playlists = Playlists(Told(stream).catch_up())
+    video = text(playlists.media(1, Directives()))
+    audio = text(playlists.media(2, Directives()))
+    assert video.count("#EXTINF") < audio.count("#EXTINF")
+    assert "#EXT-X-GAP" not in video
+    assert "#EXT-X-ENDLIST" in video
+
+
 def test_a_change_of_setup_bytes_is_a_discontinuity_with_a_new_map() -> None:
     stream = CutStream().run(5)
     changed = Track(1, Codec.H264, 90_000, (*VIDEO.inits, AVCC_HIGH), frame_duration=3600)
