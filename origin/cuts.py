@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from origin.lane import SECOND_US, Lane, Sample
+from origin.lane import ROUNDED_US, SECOND_US, Lane, Sample
 
 ROUNDING_US = 400_000
 """RFC 8216bis 4.4.3.1: durations are compared with the target after rounding."""
@@ -13,10 +13,6 @@ OVER_US = 100_000
 
 TRIFLE_US = 20_000
 """2.002 s of a GOP at 29.97 frames a second are 2 s."""
-
-
-ROUNDED_US = 1_100
-"""Times that differ by less may be the same: RTMP rounds to milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)

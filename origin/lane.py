@@ -11,6 +11,9 @@ from common.track.record import Flag, Record
 
 SECOND_US = 1_000_000
 
+ROUNDED_US = 1_100
+"""Times that differ by less may be the same: RTMP rounds to milliseconds."""
+
 _PART_END = int(Flag.PART_END)
 
 
@@ -106,6 +109,10 @@ class Lane:
     def to_us(self, ticks: int) -> int:
         """Return ticks of this track in microseconds."""
         return ticks * SECOND_US // self.timescale
+
+    def slack_us(self, sample: Sample) -> int:
+        """Return how far from a rendition's keyframe this one may be and still mean its cut."""
+        return max(ROUNDED_US, self.to_us(sample.duration) // 8)
 
     def promise(self, part_target_us: int) -> None:
         """Take the duration that no part may exceed."""

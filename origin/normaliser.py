@@ -49,6 +49,9 @@ NOMINAL_WINDOW = 9
 REORDER_WINDOW = 16
 """As many presentation times are looked at where decode times are missing."""
 
+CLIPPED = 2
+"""Equal decode times in a row that only come from negative ones cut to 0, at the beginning."""
+
 MAX_CTS = 2**31 - 1
 MAX_DURATION = 2**31 - 1
 
@@ -153,6 +156,7 @@ class TrackTime:
         self._nominal = nominal
         self._steps: deque[int] = deque(maxlen=NOMINAL_WINDOW)
         self._reorder: _Reorder | None = None
+        self._stuck = 0
         self._back = MAX_BACKWARD_US * timescale // SECOND_US
         self._ahead = MAX_FORWARD_US * timescale // SECOND_US
         self._doubtful = DOUBTFUL_US * timescale // SECOND_US
@@ -259,6 +263,9 @@ class TrackTime:
         last = self._dts
         if last is None:
             return at
+        self._stuck = self._stuck + 1 if stuck else 0
+        if 0 < self._stuck <= CLIPPED:
+            return last + max(1, self._nominal // 4)
         if stuck:
             if self._reorder is None:
                 self._reorder = _Reorder(self._nominal or self._scale // 25)

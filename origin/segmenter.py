@@ -18,7 +18,7 @@ from common.media.codec import Kind
 from common.media.track import INDEX_TRACK
 from common.track.index import Closed, Opened, Row, encode_row
 from common.track.record import Flag, Record
-from origin.cuts import ROUNDED_US, Cuts, Promises, limit_us, part_target, target_duration
+from origin.cuts import Cuts, Promises, limit_us, part_target, target_duration
 from origin.lane import SECOND_US, Lane, Sample
 from origin.waiting import WaitingRoom
 
@@ -334,7 +334,7 @@ class Segmenter:
         if not leader.video or not leader.live:
             return False
         pts_us = lane.to_us(sample.dts + sample.cts)
-        if pts_us - leader.front_us <= _slack_us(lane, sample):
+        if pts_us - leader.front_us <= lane.slack_us(sample):
             return False
         return self._break or self._due(pts_us, lane.to_us(sample.duration) // 2)
 
@@ -348,7 +348,7 @@ class Segmenter:
     def _segment_for(self, lane: Lane, sample: Sample, pts_us: int) -> int:
         """Return the newest segment that has begun for this frame."""
         least = max(lane.segment, self._open[0].segment)
-        slack_us = _slack_us(lane, sample) if lane.video else 0
+        slack_us = lane.slack_us(sample) if lane.video else 0
         for opened in reversed(self._open):
             if opened.segment <= least or opened.breaks or pts_us + slack_us >= opened.start_us:
                 return max(least, opened.segment)
@@ -445,8 +445,3 @@ class Segmenter:
         promises = replace(self.promises, **changes)  # type: ignore[arg-type]
         if promises != self.promises:
             self.promises = promises
-
-
-def _slack_us(lane: Lane, sample: Sample) -> int:
-    """Return how far apart keyframes of two renditions may be and still mean the same cut."""
-    return max(ROUNDED_US, lane.to_us(sample.duration) // 8)

@@ -136,3 +136,11 @@ def test_the_nominal_duration_is_the_median_of_what_is_seen() -> None:
     assert first.duration == 1800
     stamps = [track.stamp(n * 1000 // 30, 0, 0, n * 33_000) for n in range(1, 30)]
     assert {stamp.duration for stamp in stamps[3:]} <= {2970, 3060}
+
+
+def test_negative_dts_that_were_cut_to_zero_fit_before_the_next_real_one() -> None:
+    track = video(SlotTime(Timeline()), nominal=3600)
+    sent = [(0, 0), (0, 120), (0, 40), (40, 40), (80, 160), (120, 40)]
+    stamps = [track.stamp(dts, cts, 0, n * 40_000) for n, (dts, cts) in enumerate(sent)]
+    assert [stamp.dts - 900_000 for stamp in stamps] == [0, 900, 1800, 3600, 7200, 10_800]
+    assert all(stamp.cts >= 0 for stamp in stamps)
