@@ -93,6 +93,7 @@ class Link:
         now = now_us()
         self._heard_us = self._answered_us = self._renewed_us = now
         self._ping_due_us = now + PING_US
+        self._broken = False
         self._bus_pump = Pump(self._bus, receive_frames, self._on_bus, settled)
         self._control_pump = Pump(self._control, receive_frames, self._on_control, settled)
         self._greet()
@@ -153,6 +154,7 @@ class Link:
         if now - self._renewed_us < RECONNECT_US or not (bus_silent or control_silent):
             return
         self._renewed_us = now
+        self._broken = True
         self._log.warning("origin silent", self.endpoints.bus)
         if bus_silent:
             _again(self._bus, self.endpoints.bus)
@@ -186,7 +188,10 @@ class Link:
             return
         match message:
             case Hello():
-                self._renewed()
+                # Greetings queue up while the origin is away; one answer says all.
+                broken, self._broken = self._broken, False
+                if broken:
+                    self._renewed()
             case Joined() | Absent() | Records() | Gone():
                 self._deliver(message)
             case Pong():
