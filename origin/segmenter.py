@@ -144,6 +144,8 @@ class Segmenter:
             self._start(self._room, leader)
         for lane in self._lanes.values():
             self._release(lane, everything=True)
+        if self._open and not self.promises.target_duration:
+            self._promise_target(self._cuts.segment_max_us)  # no GOP was whole: allow for any
         while self._open:
             self._close()
         self._restart()

@@ -1,5 +1,6 @@
 """Whatever order frames arrive in, the numbering keeps its promises to players."""
 
+import contextlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -7,6 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.errors import StoreFull
 from common.media.codec import Kind
 from common.media.track import INDEX_TRACK
 from common.track.index import Closed, Opened, Row, decode_row
@@ -199,3 +201,105 @@ def test_a_sparse_track_neither_holds_segments_open_nor_is_lost(
     store, _ = run(tracks, delays)
     closed = [row for row in store.rows if isinstance(row, Closed)]
     assert len(closed) == 5
+
+
+class Crash(Exception):
+    """The origin dies."""
+
+
+@given(
+    crash=st.integers(0, 700),
+    gop=st.sampled_from([1, 2, 3]),
+    delays=st.lists(st.integers(0, 300), min_size=2, max_size=2),
+)
+def test_a_segmenter_rebuilt_from_the_pages_goes_on_where_it_died(
+    crash: int, gop: float, delays: list[int]
+) -> None:
+    store = Store()
+
+    def emit(track: int, record: Record, payload: bytes) -> None:
+        if len(store.order) == crash:
+            raise Crash
+        store.emit(track, record, payload)
+
+    samples = interleave([video(1, 9, 25, gop), audio(9, 0)], delays)
+    first = Segmenter(Cuts(), lambda us: us, emit)
+    for track in (1, 2):
+        first.add_track(track, KINDS[track], SCALES[track])
+    taken = 0
+    with contextlib.suppress(Crash):
+        for one in samples:
+            first.push(one)
+            taken += 1
+    heads = {track: len(store.records[track]) for track in (1, 2)}
+    promises = first.promises if store.order else None
+    second = Segmenter(Cuts(), lambda us: us, store.emit, promises=promises)
+    for track in (1, 2):
+        second.add_track(track, KINDS[track], SCALES[track])
+    closed = {row.opened.segment for row in store.rows if isinstance(row, Closed)}
+    tails = {
+        track: [r for r in store.records[track] if r.segment not in closed]
+        or store.records[track][-1:]
+        for track in (1, 2)
+        if store.records[track]
+    }
+    second.adopt(list(store.rows), len(store.records[INDEX_TRACK]), tails)
+    for track in (1, 2):
+        second.leave(track)
+    second.finish()
+    assert len([row for row in store.rows if isinstance(row, Closed)]) == len(
+        [row for row in store.rows if isinstance(row, Opened)]
+    )
+    for track in (1, 2):
+        second.join(track)
+    rest = [one._replace(dts=one.dts + SCALES[one.track]) for one in samples[taken + 1 :]]
+    for one in rest:
+        second.push(one)
+    second.finish()
+    second.dropped = 0
+    check(store, second, {track: len(store.records[track]) for track in (1, 2)})
+    for track in (1, 2):
+        fresh = store.records[track][heads[track] :]
+        if fresh and heads[track]:
+            assert fresh[0].flags & Flag.DISCONTINUITY
+
+
+@given(
+    full=st.lists(st.tuples(st.integers(0, 900), st.integers(1, 60)), max_size=3),
+    gop=st.sampled_from([1, 2]),
+)
+def test_no_room_for_pages_loses_frames_but_no_number(
+    full: list[tuple[int, int]], gop: float
+) -> None:
+    store = Store()
+    calls = 0
+
+    def emit(track: int, record: Record, payload: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        if any(first <= calls < first + count for first, count in full):
+            raise StoreFull("full")
+        store.emit(track, record, payload)
+
+    segmenter = Segmenter(Cuts(), lambda us: us, emit)
+    for track in (1, 2):
+        segmenter.add_track(track, KINDS[track], SCALES[track])
+    starved = False
+    for one in interleave([video(1, 12, 25, gop), audio(12, 0)], [0]):
+        try:
+            if starved and not (one.track == 1 and one.key):
+                continue
+            if starved:
+                segmenter.finish()
+                segmenter.break_timeline()
+                starved = False
+            segmenter.push(one)
+        except StoreFull:
+            starved = True
+            segmenter.interrupt()
+    for _ in range(200):
+        with contextlib.suppress(StoreFull):
+            segmenter.finish()
+            break
+    segmenter.dropped = 0
+    check(store, segmenter, {track: len(store.records[track]) for track in (1, 2)})
