@@ -140,6 +140,10 @@ def _app(role: str) -> Role:
     return cast(Role, importlib.import_module(f"{role}.app"))
 
 
+def _schema(role: str) -> type[Any]:
+    return cast(type[Any], importlib.import_module(f"{role}.config").Config)
+
+
 def _role(arguments: argparse.Namespace) -> int:
     machine: Machine = _load(Machine, arguments)
     logs.configure(machine.log.level, machine.log.style)
@@ -151,7 +155,7 @@ def _role(arguments: argparse.Namespace) -> int:
 def _config(arguments: argparse.Namespace) -> int:
     _load(Machine, arguments)
     for role in [arguments.role] if arguments.role else ROLES:
-        settings = _load(_app(role).Config, arguments)
+        settings = _load(_schema(role), arguments)
         if arguments.action == "show":
             print(f"# {role}\n{as_toml(config.dump(settings))}")
     if arguments.action == "check":
@@ -220,6 +224,8 @@ def _solo(arguments: argparse.Namespace) -> int:
 
     machine: Machine = _load(Machine, arguments)
     logs.configure(machine.log.level, machine.log.style)
+    for role in ROLES:
+        _load(_schema(role), arguments)  # a wrong setting ends it before anything is started
     return solo.main(arguments.config, arguments.set, machine.node)
 
 

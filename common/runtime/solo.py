@@ -30,7 +30,7 @@ def main(path: Path | None, pairs: Sequence[str], node: NodeSettings) -> int:
         deaths = [error for error in group.exceptions if isinstance(error, NodeDied)]
         if not deaths:
             raise
-        sys.stderr.write(f"headwater: {str(deaths[0]).partition(chr(10))[0]}\n")
+        sys.stderr.write(f"headwater: {str(deaths[0]).partition(';')[0]}\n")
         return deaths[0].code
     return 0
 

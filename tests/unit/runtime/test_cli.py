@@ -5,6 +5,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from common.errors import ConfigError, ListenError, NodeUnavailable
-from common.runtime import cli, logs
+from common.runtime import cli, logs, solo
 from common.runtime.config import NodeSettings, Settings
 from common.runtime.registry import EmbeddedRegistry, NodeEntry
 
@@ -35,6 +36,7 @@ def role(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     app.run = run
     monkeypatch.setattr(cli, "_app", lambda _: app)
+    monkeypatch.setattr(cli, "_schema", lambda _: Config)
     monkeypatch.setattr(logs, "configure", lambda *_: None)
     return app
 
@@ -85,6 +87,22 @@ def test_settings_are_shown_and_checked(
     assert cli.main(["config", "check"]) == 0
     assert cli.main(["config", "check", "-s", "node.nam=x"]) == 2
     assert "did you mean 'name'?" in capsys.readouterr().err
+
+
+def test_solo_checks_every_setting_before_it_starts_anything(
+    role: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Sequence[str]] = []
+
+    def main(_: object, pairs: Sequence[str], node: NodeSettings) -> int:
+        started.append([*pairs, node.name])
+        return 0
+
+    monkeypatch.setattr(solo, "main", main)
+    assert cli.main(["solo", "-s", "node.nam=x"]) == 2
+    assert started == []
+    assert cli.main(["solo", "-s", "node.name=x"]) == 0
+    assert started == [["node.name=x", "x"]]
 
 
 def test_nodes_and_streams_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
