@@ -91,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(_expected(error))
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def fail(error: HeadwaterError) -> int:
