@@ -22,7 +22,6 @@ const backoff = new Backoff();
 
 let source = null;
 let protocols = [];
-let attempts = 0;
 let reconnects = 0;
 let watchdog = 0;
 
@@ -50,7 +49,7 @@ async function possible() {
 
 async function open(name) {
   const address = addresses();
-  const events = { playing: () => playing(), failed: (reason, again) => failed(reason, again) };
+  const events = { playing, failed, waiting: watch };
   if (name === 'ws') return new WebSocketSource(video, address.ws, events);
   if (name === 'hls' && await HlsSource.supported()) {
     return new HlsSource(video, address.hls, events);
@@ -61,23 +60,28 @@ async function open(name) {
 
 async function connect() {
   clearTimeout(watchdog);
+  watchdog = 0;
   source?.close();
-  attempts += 1;
   source = await open(protocols[0]);
   if (source === null) {
     say('failed', 'This browser cannot play the stream');
     return;
   }
-  watchdog = setTimeout(() => {
+  if (!watchdog) watch(true);
+}
+
+// Give the source some time to show something; or none, while the server waits for the stream.
+function watch(hurry) {
+  clearTimeout(watchdog);
+  watchdog = hurry ? setTimeout(() => {
     source.close();
     failed('Nothing came', false);
-  }, STARTING);
+  }, STARTING) : -1;
 }
 
 function playing() {
   clearTimeout(watchdog);
   backoff.reset();
-  attempts = 0;
   stage.dataset.state = 'playing';
   const tag = get('protocol');
   tag.textContent = NAMES[source.protocol];
@@ -139,7 +143,8 @@ function refresh() {
   const seconds = latency();
   const buffer = source?.stats().buffer ?? 0;
   get('latency').textContent = seconds === null ? '' : `${seconds.toFixed(seconds < 1 ? 2 : 1)} s`;
-  stage.dataset.late = (seconds ?? buffer) > LATE || video.paused ? 'yes' : 'no';
+  const late = (seconds ?? buffer) > LATE || video.paused;
+  stage.dataset.late = late && stage.dataset.state === 'playing' ? 'yes' : 'no';
 }
 
 function mirrorState() {

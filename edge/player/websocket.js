@@ -22,7 +22,8 @@ export class WebSocketSource {
     return Boolean(Media && window.WebSocket);
   }
 
-  // `events` has playing(), failed(reason, again): `again` says whether trying again may help.
+  // `events` has playing(); failed(reason, again), which says whether trying again may help; and
+  // waiting(hurry), which says whether something ought to be seen soon.
   constructor(video, address, events) {
     this.protocol = 'ws';
     this.video = video;
@@ -78,6 +79,7 @@ export class WebSocketSource {
   }
 
   #greet() {
+    this.events.waiting(false); // the server answers when the stream is live, or when it gives up
     const can = Object.keys(PROBES).filter((name) => Media.isTypeSupported(PROBES[name]));
     this.#say({ type: 'request_codec_data', supported_codecs: can });
     this.#say({ type: 'play' });
@@ -101,6 +103,7 @@ export class WebSocketSource {
 
   #told(message) {
     if (message.type === 'codec_data') {
+      if (!this.started) this.events.waiting(true);
       const codecs = message.codecs.join(',');
       if (codecs !== this.codecs) this.queue.push(codecs);
       this.codecs = codecs;
