@@ -24,11 +24,8 @@ from common.media.codec import Kind
 from common.media.time import rescale
 from common.track.catalog import Catalog
 from common.track.index import INDEX_TIMESCALE
+from edge.listing import Listing
 from edge.timeline import Part, Segment, Timeline
-
-PART_ENTRIES = 3
-"""Segments at the end, the open one among them, whose parts are listed: three target durations
-(RFC 8216bis 4.4.4.9), counted as the strictest of validators does."""
 
 LEAST_TARGETS = 4
 """Target durations that a playlist shows at least, whatever the window."""
@@ -113,49 +110,6 @@ class Wait:
 
 
 WAIT = Wait()
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The segments that a track's playlist shows."""
-
-    segments: tuple[Segment, ...]
-    """Contiguous numbers; all closed but perhaps the last, which then has parts."""
-
-    @property
-    def last_closed(self) -> int:
-        """The number of the last complete segment; one before the first if there is none."""
-        last = self.segments[-1]
-        return last.number if last.closed else last.number - 1
-
-    @property
-    def parts_from(self) -> int:
-        """The number of the first segment whose parts are listed.
-
-        What is not complete takes the last place, even while it has no part to show.
-        """
-        return self.last_closed + 2 - PART_ENTRIES
-
-    @property
-    def open_parts(self) -> int:
-        """How many parts of the segment after :attr:`last_closed` are listed."""
-        last = self.segments[-1]
-        return 0 if last.closed else last.part_count
-
-    @property
-    def last(self) -> tuple[int, int]:
-        """The number of the last segment and the position of its last part.
-
-        One that is absent says 0: whoever asks for the part behind that is sent on to the next.
-        """
-        last = self.segments[-1]
-        return last.number, max(0, last.part_count - 1)
-
-    @property
-    def next_part(self) -> int:
-        """The number of the part that comes next."""
-        there = [one.first_part + one.part_count for one in self.segments if not one.absent]
-        return there[-1] if there else 0
 
 
 class Playlists:
@@ -279,7 +233,7 @@ class Playlists:
         return Listing(tuple(shown)) if shown else None
 
     def _text(self, track: int, listing: Listing, skip: bool) -> Text:
-        reports = self._reports(track)
+        reports = self._reports(track, listing)
         ended = self.ended
         catalog = self._source.catalog
         stamp = (self._source.tracks[track].version, catalog.version, reports, ended)
@@ -291,11 +245,20 @@ class Playlists:
         self._texts[track, skip] = (stamp, text)
         return text
 
-    def _reports(self, track: int) -> tuple[Report, ...]:
+    def _reports(self, track: int, listing: Listing) -> tuple[Report, ...]:
+        """Say how far the other tracks go, as of one part before this one's end.
+
+        Tracks arrive side by side, never at the same instant: what is newest of another one would
+        make two edges write different texts at the same head of this one.
+        """
+        until = None
+        if not self.ended:
+            end_us = listing.end_us(self._source.tracks[track].track.timescale)
+            until = end_us - self._source.catalog.part_target_us
         return tuple(
-            Report(f"{number}.m3u8", *listing.last)
-            for number in sorted(self._source.tracks)
-            if number != track and (listing := self.listing(number)) is not None
+            Report(f"{number}.m3u8", *other.position(timeline.track.timescale, until))
+            for number, timeline in sorted(self._source.tracks.items())
+            if number != track and (other := self.listing(number)) is not None
         )
 
     def _playlist(

@@ -18,7 +18,8 @@ from common.formats.m3u8 import (
 from common.media.codec import Codec, Kind
 from common.media.describe import Description, describe
 from common.media.track import Track
-from edge.playlists import WAIT, Listing, Playlists, Source, Text, Wait
+from edge.listing import Listing
+from edge.playlists import WAIT, Playlists, Source, Text, Wait
 from edge.timeline import Segment
 
 Rates = tuple[int, int]
