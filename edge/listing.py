@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from common.formats.m3u8 import MILLION
 from common.media.time import rescale
-from edge.timeline import Part, Segment
+from edge.segments import Part, Segment
 
 PART_ENTRIES = 3
 """Segments at the end, the open one among them, whose parts are listed: three target durations

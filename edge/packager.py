@@ -17,7 +17,7 @@ from common.media.time import rescale
 from common.media.track import Track
 from common.track.index import INDEX_TIMESCALE, Opened
 from common.track.record import Record
-from edge.timeline import Segment
+from edge.segments import Segment
 from edge.timelines import Timelines
 
 TAG_LENGTH = 32

@@ -25,7 +25,8 @@ from common.media.time import rescale
 from common.track.catalog import Catalog
 from common.track.index import INDEX_TIMESCALE
 from edge.listing import Listing
-from edge.timeline import Part, Segment, Timeline
+from edge.segments import Part, Segment
+from edge.timeline import Timeline
 
 LEAST_TARGETS = 4
 """Target durations that a playlist shows at least, whatever the window."""
@@ -160,7 +161,9 @@ class Playlists:
         if not whole and not self._source.index_from_start:
             return False
         return all(
-            len(one.parts) == one.part_count or one.lost for one in listing.segments[-PART_ENTRIES:]
+            len(one.parts) == one.part_count or one.lost
+            for one in listing.segments
+            if one.number >= listing.parts_from
         )
 
     def media(self, track: int, ask: Directives) -> Text | Wait:

@@ -11,160 +11,13 @@ parts are known up to the hole, and a segment around one is ``lost``.
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from common.media.track import Track
 from common.track.index import INDEX_TIMESCALE, Closed, Opened, Piece, Row
 from common.track.record import Flag, Record
+from edge.segments import Segment, Span
 
-_KEY, _LOST = int(Flag.KEY), int(Flag.LOST)
-_PART_END, _DISCONTINUITY = int(Flag.PART_END), int(Flag.DISCONTINUITY)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A complete part: nothing will be added to it."""
-
-    number: int
-    """Counted through the epoch."""
-
-    first: int
-    """seq of its first record."""
-
-    count: int
-    dts: int
-    duration: int
-    """Ticks: from its first dts to the end of its last record."""
-
-    size: int
-    """Payload bytes."""
-
-    key: bool
-    """Whether it holds a keyframe."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """What is known of one segment on this track."""
-
-    number: int
-    opened: Opened
-    first: int
-    """seq of its first record."""
-
-    count: int
-    """Records; of an open segment those in complete parts."""
-
-    start: int
-    """dts of its first record."""
-
-    duration: int | None
-    """Ticks to the next segment's first record; None while the segment is open."""
-
-    init: int
-    size: int
-    """Payload bytes, as far as it goes."""
-
-    first_part: int
-    part_count: int
-    """All parts of a closed segment, the complete ones of an open one."""
-
-    parts: tuple[Part, ...]
-    """Complete parts from the start on; all of them only if their records have been read."""
-
-    key: bool
-    """Whether it starts with a keyframe."""
-
-    lost: bool = False
-    """A record is missing on this node for good: the segment is not served."""
-
-    absent: bool = False
-    """The track has no record in this segment."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether nothing will be added."""
-        return self.duration is not None
-
-    @property
-    def servable(self) -> bool:
-        """Whether the segment exists as an object here, once its records have come."""
-        return self.duration is not None and not self.lost and not self.absent
-
-
-class _Part:
-    """A part that is being put together."""
-
-    __slots__ = ("dts", "end", "ended", "first", "key", "number", "size", "stop")
-
-    def __init__(self, record: Record) -> None:
-        self.number = record.part
-        self.first = record.seq
-        self.dts = record.dts
-        self.size = 0
-        self.key = False
-        self.add(record)
-
-    def add(self, record: Record) -> None:
-        self.stop = record.seq + 1
-        self.end = record.dts + record.duration
-        self.size += record.size
-        self.key = self.key or bool(record.flags & _KEY)
-        self.ended = bool(record.flags & _PART_END)
-
-    def join(self, later: "_Part") -> None:
-        self.stop, self.end, self.ended = later.stop, later.end, later.ended
-        self.size += later.size
-        self.key = self.key or later.key
-
-    def view(self) -> Part:
-        return Part(
-            self.number,
-            self.first,
-            self.stop - self.first,
-            self.dts,
-            self.end - self.dts,
-            self.size,
-            self.key,
-        )
-
-
-class _Span:
-    """A run of records of one segment without a hole."""
-
-    __slots__ = ("breaks", "first", "init", "key", "last_duration", "parts", "segment", "stop")
-
-    def __init__(self, record: Record) -> None:
-        self.segment = record.segment
-        self.first = record.seq
-        self.stop = record.seq + 1
-        self.init = record.init
-        self.key = bool(record.flags & _KEY)
-        self.breaks = bool(record.flags & _DISCONTINUITY)
-        self.last_duration = record.duration
-        self.parts = [_Part(record)]
-
-    @property
-    def start(self) -> int:
-        return self.parts[0].dts
-
-    def add(self, record: Record) -> bool:
-        """Append a record; return whether a part has become complete."""
-        self.stop = record.seq + 1
-        self.last_duration = record.duration
-        last = self.parts[-1]
-        if last.number == record.part:
-            last.add(record)
-            return last.ended
-        self.parts.append(_Part(record))
-        return True
-
-    def join(self, later: "_Span") -> None:
-        if self.parts[-1].number == later.parts[0].number:
-            self.parts[-1].join(later.parts.pop(0))
-        self.parts += later.parts
-        self.stop = later.stop
-        self.last_duration = later.last_duration
+_LOST = int(Flag.LOST)
 
 
 class Timeline:
@@ -179,9 +32,9 @@ class Timeline:
         self._pieces: dict[int, Piece] = {}
         self._piece_stops: set[int] = set()
         self._numbers: list[int] = []
-        self._spans: dict[int, list[_Span]] = {}
-        self._by_first: dict[int, _Span] = {}
-        self._by_stop: dict[int, _Span] = {}
+        self._spans: dict[int, list[Span]] = {}
+        self._by_first: dict[int, Span] = {}
+        self._by_stop: dict[int, Span] = {}
         self._lost: list[int] = []
         self._views: dict[int, Segment] = {}
 
@@ -253,9 +106,9 @@ class Timeline:
             del self._by_stop[seq]
             visible = span.add(record)
         else:
-            span = self._by_first[seq] = _Span(record)
+            span = self._by_first[seq] = Span(record)
             spans = self._spans.setdefault(segment, [])
-            insort(spans, span, key=_first)
+            insort(spans, span, key=lambda one: one.first)
             visible = True
         later = self._by_first.get(seq + 1)
         if later is not None and later.segment == segment:
@@ -364,7 +217,7 @@ class Timeline:
             size=piece.size,
             first_part=piece.first_part,
             part_count=piece.parts,
-            parts=_complete(span, whole) if span is not None else (),
+            parts=span.complete(whole) if span is not None else (),
             key=piece.key,
             lost=lost,
         )
@@ -375,7 +228,7 @@ class Timeline:
             return None
         span = spans[0]
         duration = self._derived_duration(span)
-        parts = _complete(span, duration is not None or self._left(span))
+        parts = span.complete(duration is not None or self._left(span))
         return Segment(
             number=opened.segment,
             opened=opened,
@@ -391,15 +244,15 @@ class Timeline:
             key=span.key,
         )
 
-    def _begins(self, span: _Span) -> bool:
+    def _begins(self, span: Span) -> bool:
         """Whether a run is known to begin with the first record of its segment."""
         before = self._by_stop.get(span.first)
         return span.first == 0 or before is not None or span.first in self._piece_stops
 
-    def _left(self, span: _Span) -> bool:
+    def _left(self, span: Span) -> bool:
         return span.stop in self._by_first
 
-    def _derived_duration(self, span: _Span) -> int | None:
+    def _derived_duration(self, span: Span) -> int | None:
         """Return the duration where the next segment's first record tells it for sure.
 
         Across a break or a pause the origin may count otherwise: there the closed row decides.
@@ -437,15 +290,3 @@ class Timeline:
             lost=lost,
             absent=True,
         )
-
-
-def _first(span: _Span) -> int:
-    return span.first
-
-
-def _complete(span: _Span, whole: bool) -> tuple[Part, ...]:
-    """Return the complete parts of a run; ``whole``: the last one is, too."""
-    parts = [part.view() for part in span.parts[:-1]]
-    if whole or span.parts[-1].ended:
-        parts.append(span.parts[-1].view())
-    return tuple(parts)

@@ -20,7 +20,7 @@ from common.media.describe import Description, describe
 from common.media.track import Track
 from edge.listing import Listing
 from edge.playlists import WAIT, Playlists, Source, Text, Wait
-from edge.timeline import Segment
+from edge.segments import Segment
 
 Rates = tuple[int, int]
 """Peak and average bits a second."""
