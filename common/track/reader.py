@@ -23,6 +23,8 @@ from common.track.page import PageName, parse_page_name, read_header
 from common.track.record import RECORD_DTYPE, Flag, Record
 from common.track.view import PageCorrupt, PageView
 
+_RETRIES = 8
+
 MAX_MAPS = 32
 """Pages a reader keeps mapped; each takes a file descriptor."""
 
@@ -130,9 +132,14 @@ class StreamReader:
     def relist(self) -> None:
         """List the folder again if the writer says that pages came or went."""
         seen = self._state.pages
-        if seen != self._pages_seen:
+        for _ in range(_RETRIES):
+            if seen == self._pages_seen:
+                return
             self._pages_seen = seen
             self._list()
+            # The newest page is only ever evicted after the next one was announced: what went
+            # while the folder was listed can be missed, but never unnoticed.
+            seen = self._state.pages
 
     def _list(self) -> None:
         # A sealed page never changes and its name never comes back, so it is looked at once.
@@ -214,14 +221,17 @@ class TrackReader:
 
     def _spans(self) -> list[Span]:
         """Return the held pages in order; the newest one's count is read from its page."""
-        self._stream.relist()
-        spans = self._stream.spans(self.number)
-        if spans and not spans[-1].sealed:
+        for _ in range(_RETRIES):
+            self._stream.relist()
+            spans = self._stream.spans(self.number)
+            if not spans or spans[-1].sealed:
+                return spans
             try:
                 spans[-1].count = self._stream.view(spans[-1]).refresh()
+                return spans
             except PageGone:
-                return spans[:-1]
-        return spans
+                continue  # listed a moment ago: either it is damaged or the list is old
+        return spans[:-1]
 
     def _page_of(self, seq: int) -> PageView:
         spans = self._spans()

@@ -42,13 +42,13 @@ class PageView:
         """
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            status = os.fstat(handle)
-            if status.st_size < HEADER_SIZE:
-                raise FormatError("page: shorter than its header")
-            self._map = mmap.mmap(handle, status.st_size, access=mmap.ACCESS_READ)
+            # The size is left to mmap: a writer that seals right now makes the file shorter.
+            self._map = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
+        except ValueError as error:
+            raise FormatError("page: an empty file") from error
         finally:
             os.close(handle)
-        header = decode_header(self._map[:HEADER_SIZE], status.st_size)
+        header = decode_header(self._map[:HEADER_SIZE], len(self._map))
         self.first = header.first
         self._capacity = header.capacity
         self._arena = header.arena

@@ -15,6 +15,7 @@ from common.errors import PageGone, StreamBusy, StreamNotFound
 from common.track.board import Board
 from common.track.record import Record
 from common.track.store import Limits, StreamReader, StreamWriter
+from common.track.view import PageView
 from tests.unit.track.build import AUDIO, EPOCH, STREAM, VIDEO
 
 DEADLINE_S = 30
@@ -49,6 +50,20 @@ checker = Checker(StreamReader.open(Path(sys.argv[1]), STREAM, EPOCH))
 print("ready", flush=True)
 while True:
     checker.step()
+"""
+
+
+_PAGE_WRITER = """
+import sys
+from pathlib import Path
+from common.track.page import Disk, PageName, PageWriter
+from tests.unit.track.build import video
+page = PageWriter(Path(sys.argv[1]), PageName(1, 0, 0), 60_000, 0, Disk())
+record = video(0, size=0)
+print(page.path, flush=True)
+sys.stdin.readline()
+while page.count < page.capacity:
+    page.append(record, b"", 0)
 """
 
 
@@ -87,14 +102,17 @@ class Checker:
 
 def spawn(code: str, root: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", code, str(root)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 
 
 def kill(child: "subprocess.Popen[str]") -> None:
     child.send_signal(signal.SIGKILL)
     child.wait(DEADLINE_S)
     assert child.stdout is not None
+    assert child.stdin is not None
     child.stdout.close()
+    child.stdin.close()
 
 
 def line(child: "subprocess.Popen[str]") -> str:
@@ -138,6 +156,25 @@ def test_a_writer_killed_at_any_moment_leaves_only_whole_records(root: Path) -> 
     assert first == after.oldest(VIDEO.id)
     after.remove()
     assert checker.verified > 0
+
+
+def test_a_commit_counter_is_never_seen_half_written(root: Path) -> None:
+    writer = spawn(_PAGE_WRITER, root)
+    try:
+        view = PageView(Path(line(writer).strip()))
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+        deadline = time.monotonic() + DEADLINE_S
+        seen = 0
+        while seen < 60_000 and time.monotonic() < deadline:
+            for _ in range(1000):
+                count = view.refresh()
+                assert count >= seen
+                seen = count
+        assert seen >= 60_000
+    finally:
+        kill(writer)
 
 
 def test_a_reader_that_is_killed_disturbs_nobody(root: Path) -> None:

@@ -220,6 +220,20 @@ def test_a_hole_in_the_sound_moves_the_picture_too(writer: StreamWriter) -> None
     assert place.take_skipped() == {1: 125, 2: 235}
 
 
+def test_a_track_that_is_ahead_of_a_hole_in_the_picture_repeats_nothing(
+    writer: StreamWriter,
+) -> None:
+    until(writer, 1, sound=4.5)
+    place = cursor(writer)
+    sound = seqs(place.live(), 2)
+    writer.skip(1, 60)
+    until(writer, 5)
+    items = place.live()
+    assert seqs(items, 1)[0] == 100
+    assert seqs(items, 2)[0] == sound[-1] + 1
+    assert place.take_skipped() == {1: 75}
+
+
 def test_a_hole_in_a_sparse_track_moves_nothing_else(writer: StreamWriter) -> None:
     def note(seq: int) -> Record:
         return Record(seq, seq * 100, 0, 0, 0, 0, 0, 0, 0, 0, 0, Flag.KEY, 0)

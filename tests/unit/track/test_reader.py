@@ -223,3 +223,50 @@ def test_a_page_that_comes_back_with_other_records_is_read_anew(writer: StreamWr
     writer.insert(1, [(video(seq), payload(seq)) for seq in range(30)])
     assert track.runs() == [(0, 30), (100, 250)]
     assert track.payloads(0, 30, verify=True) == [payload(seq) for seq in range(30)]
+
+
+def test_a_page_that_is_sealed_while_it_is_mapped_is_read(
+    writer: StreamWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(writer, 0, 5)
+    reader = writer.reader()
+    reader.relist()
+    real = os.open
+
+    def racing(path: Path, flags: int) -> int:
+        handle = real(path, flags)
+        if str(path).endswith(".page"):
+            monkeypatch.undo()
+            writer.skip(1, 5)  # seals and cuts the page between our open and our map
+        return handle
+
+    monkeypatch.setattr(os, "open", racing)
+    assert reader.track(1).payloads(0, 5, verify=True) == [payload(seq) for seq in range(5)]
+
+
+def test_a_list_that_was_old_before_it_was_read_is_made_again(
+    writer: StreamWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(writer, 0, 120)
+    reader = writer.reader()
+    real = StreamReader._names
+
+    def slow(self: StreamReader) -> list[str]:
+        names = real(self)
+        monkeypatch.undo()
+        fill(writer, 120, 450)
+        writer.evict(16_000_000)  # all pages of the list are gone now
+        return names
+
+    monkeypatch.setattr(StreamReader, "_names", slow)
+    assert reader.track(1).head == 450
+    assert reader.track(1).runs() == [(400, 450)]
+
+
+def test_a_newest_page_that_is_damaged_leaves_the_ones_before_it(writer: StreamWriter) -> None:
+    fill(writer, 0, 120)
+    reader = writer.reader()
+    reader.relist()
+    with page_path(writer._folder, 1, 100).open("r+b") as file:
+        file.write(b"garbage")
+    assert reader.track(1).runs() == [(0, 100)]
