@@ -183,6 +183,7 @@ async def serve(app: web.Application, listeners: Iterable[socket.socket]) -> web
         handle_signals=False,
         handler_cancellation=True,
         keepalive_timeout=KEEPALIVE,
+        lingering_time=0,  # nobody waits for the rest of a body that nobody reads
         max_field_size=MAX_LINE,
         max_headers=MAX_HEADERS,
         max_line_size=MAX_LINE,

@@ -75,6 +75,9 @@ class Child:
         self.channel: Channel | None = None
         self.ready = False
         self.wants: frozenset[str] = frozenset()
+        self.forgot = False
+        """It was started again: it wants what it wanted, and knows no states."""
+
         self.report = Report()
         self._spawn = spawn
 
@@ -192,6 +195,7 @@ class Supervisor:
     def ended(self, child: Child) -> None:
         """Note the death of a child."""
         self.merger.retire(child.name)
+        child.forgot = True
         last, child.report = child.report, Report()
         self._gone.opened += last.opened
         self._gone.refused += last.refused
@@ -238,8 +242,8 @@ class Supervisor:
 
     def _want(self, child: Child, streams: frozenset[str]) -> None:
         before = self.wanted()
-        fresh = streams - child.wants
-        child.wants = streams
+        fresh = streams if child.forgot else streams - child.wants
+        child.wants, child.forgot = streams, False
         after = self.wanted()
         if after != before:
             self.worker.send({"t": "want", "streams": sorted(after)})

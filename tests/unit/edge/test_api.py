@@ -1,0 +1,85 @@
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from unittest.mock import AsyncMock
+
+import aiohttp
+import pytest
+
+from common.runtime import http, listen
+from edge.api import Api, own_host
+from edge.supervisor import Child, Supervisor
+from tests.unit.edge.live import LiveStream
+from tests.unit.edge.test_supervisor import spawn
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Api:
+    supervisor = Supervisor(Child("worker", "worker", spawn), [Child("viewer1", "viewer", spawn)])
+    return Api("edge-1", tmp_path, supervisor, {"http": "127.0.0.1:1"}, {"sessions": 5.0})
+
+
+@contextlib.asynccontextmanager
+async def site(api: Api) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    app = http.application(api.routes())
+    app.middlewares.append(own_host)
+    listener = listen.bind("127.0.0.1:0")
+    runner = await http.serve(app, listener)
+    async with aiohttp.ClientSession() as client:
+        yield client, f"http://{listen.authority(listener)}"
+    await runner.cleanup()
+
+
+async def test_ready_when_the_children_are_and_the_registry_knows(api: Api) -> None:
+    async with site(api) as (client, url):
+        assert (await client.get(f"{url}/healthz")).status == 200
+        response = await client.get(f"{url}/readyz")
+        assert response.status == 503
+        assert "worker, viewer1" in await response.text()
+        for child in api.supervisor.children:
+            child.ready = True
+        assert "registry" in await (await client.get(f"{url}/readyz")).text()
+        api.registered = True
+        assert (await client.get(f"{url}/readyz")).status == 200
+        node = await (await client.get(f"{url}/api/v1/node")).json()
+        assert node["ready"] is True
+        assert [child["name"] for child in node["children"]] == ["worker", "viewer1"]
+        metrics = await (await client.get(f"{url}/metrics")).text()
+        assert "headwater_build_info" in metrics
+
+
+async def test_streams_are_described_from_their_pages(api: Api, tmp_path: Path) -> None:
+    stream = LiveStream(tmp_path)
+    stream.frames(5)
+    api.supervisor.states["live"] = ("live", 7)
+    api.supervisor.states["gone"] = ("joining", 0)
+    async with site(api) as (client, url):
+        found = (await (await client.get(f"{url}/api/v1/streams")).json())["streams"]
+        assert [(entry["stream"], entry["state"]) for entry in found] == [
+            ("gone", "joining"),
+            ("live", "live"),
+        ]
+        one = await (await client.get(f"{url}/api/v1/streams/live")).json()
+        assert one["tracks"][0]["codec"] == "avc1.42C00D"
+        assert one["tracks"][0]["head"] == 5
+        missing = await client.get(f"{url}/api/v1/streams/nobody")
+        assert missing.status == 404
+
+
+async def test_sessions_are_listed_of_one_stream_or_all(api: Api) -> None:
+    found = [{"stream": "a"}, {"stream": "b"}]
+    api.supervisor.sessions = AsyncMock(return_value=found)  # type: ignore[method-assign]
+    async with site(api) as (client, url):
+        listed = await (await client.get(f"{url}/api/v1/sessions")).json()
+        assert listed["sessions"] == found
+        one = await (await client.get(f"{url}/api/v1/sessions?stream=b")).json()
+        assert one["sessions"] == [{"stream": "b"}]
+
+
+@pytest.mark.parametrize(("host", "status"), [("localhost", 200), ("evil.example", 403)])
+async def test_another_name_for_this_machine_is_not_answered(
+    api: Api, host: str, status: int
+) -> None:
+    async with site(api) as (client, url):
+        response = await client.get(f"{url}/healthz", headers={"Host": host})
+        assert response.status == status

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+import zmq
+
+from common.errors import ConfigError, ListenError
+from common.wire.gossip import decode_gossip
+from edge.gossip import Gossiper, Load, Machine
+
+
+@pytest.fixture
+def gossiper() -> "Gossiper":
+    return Gossiper("edge-1", "127.0.0.1:0")
+
+
+def hear(gossiper: Gossiper, load: Load) -> list[bytes]:
+    """Send until a subscriber hears it: joining takes a moment."""
+    context = zmq.Context()
+    socket = context.socket(zmq.SUB)
+    try:
+        socket.subscribe(b"G")
+        socket.connect(f"tcp://{gossiper.authority}")
+        for _ in range(250):
+            gossiper.send(load)
+            if socket.poll(20):
+                return socket.recv_multipart()
+        raise AssertionError("nothing was heard in 5 s")
+    finally:
+        socket.close(0)
+        context.term()
+
+
+def test_a_balancer_hears_what_the_edge_says(gossiper: Gossiper) -> None:
+    load = Load(8e6, 12, 0.5, 0.25, True, 100, 2, ["live"])
+    report = decode_gossip(hear(gossiper, load))
+    assert report.node == "edge-1"
+    assert report.boot > 1_600_000_000_000_000
+    assert (report.bandwidth, report.sessions) == (8e6, 12)
+    assert (report.cpu, report.memory, report.draining) == (0.5, 0.25, True)
+    assert (report.accepted, report.refused, report.streams) == (100, 2, ("live",))
+    gossiper.close()
+
+
+def test_shares_outside_their_range_are_brought_into_it(gossiper: Gossiper) -> None:
+    report = decode_gossip(hear(gossiper, Load(cpu=1.7, memory=-0.1)))
+    assert (report.cpu, report.memory) == (1.0, 0.0)
+    gossiper.close()
+
+
+def test_a_taken_or_wrong_address_says_which_setting_to_change(gossiper: Gossiper) -> None:
+    with pytest.raises(ListenError, match=r"edge\.gossip"):
+        Gossiper("edge-2", gossiper.authority)
+    with pytest.raises(ConfigError, match=r"edge\.gossip"):
+        Gossiper("edge-2", "nowhere")
+    gossiper.close()
+
+
+def test_the_machine_is_measured_from_proc(tmp_path: Path) -> None:
+    stat, memory = tmp_path / "stat", tmp_path / "meminfo"
+    stat.write_text("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 1 2 3 4\n")
+    memory.write_text("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:  250 kB\n")
+    machine = Machine(tmp_path)
+    stat.write_text("cpu  130 0 100 750 120 0 0 0 0 0\ncpu0 1 2 3 4\n")
+    assert machine.cpu() == pytest.approx(0.3)
+    assert machine.cpu() == 0
+    assert machine.memory() == pytest.approx(0.75)
