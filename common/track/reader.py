@@ -5,10 +5,7 @@ folder has to be listed again; else a look at the head costs one read of the new
 counter. A page may go at any moment: :exc:`PageGone` is an ordinary answer.
 """
 
-import os
 from bisect import bisect_right
-from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,29 +16,9 @@ from common.media.track import INDEX_TRACK
 from common.track.catalog import Catalog
 from common.track.folder import CATALOG, State, folder_name
 from common.track.index import Row, decode_row
-from common.track.page import PageName, parse_page_name, read_header
+from common.track.listing import RETRIES, Listing, Span
 from common.track.record import RECORD_DTYPE, Flag, Record
-from common.track.view import PageCorrupt, PageView
-
-_RETRIES = 8
-
-MAX_MAPS = 32
-"""Pages a reader keeps mapped; each takes a file descriptor."""
-
-
-@dataclass(slots=True)
-class Span:
-    """A page as listed."""
-
-    name: str
-    first: int
-    count: int
-    sealed: bool
-
-    @property
-    def stop(self) -> int:
-        """The seq behind its last record, as far as known."""
-        return self.first + self.count
+from common.track.view import PageView
 
 
 class StreamReader:
@@ -55,13 +32,8 @@ class StreamReader:
         self._state = state
         self._catalog: Catalog | None = None
         self._catalogs_seen = -1
-        self._pages_seen = -1
-        self._spans: dict[int, list[Span]] = {}
         self._tracks: dict[int, TrackReader] = {}
-        self._views: OrderedDict[str, PageView] = OrderedDict()
-        self.generation = 0
-        """Counts how often pages were seen to have come or gone; brought up to date by any look at
-        a track. While it stays the same only heads have moved."""
+        self._pages = Listing(folder, state, self._forget)
 
     @classmethod
     def open(cls, root: Path, stream: str, epoch: int) -> "StreamReader":
@@ -77,10 +49,20 @@ class StreamReader:
 
     def close(self) -> None:
         """Drop all maps. A reader that is simply forgotten drops them as well."""
-        self._views.clear()
+        self._pages.close()
+        self._state.close()
+
+    def _forget(self) -> None:
         for track in self._tracks.values():
             track.forget()
-        self._state.close()
+
+    @property
+    def generation(self) -> int:
+        """Counts how often pages were seen to have come or gone.
+
+        Brought up to date by any look at a track; while it stays the same only heads have moved.
+        """
+        return self._pages.generation
 
     @property
     def catalog(self) -> Catalog:
@@ -115,103 +97,28 @@ class StreamReader:
 
     def tracks(self) -> list[int]:
         """Return the tracks that hold records, the index track included."""
-        self.relist()
-        return sorted(self._spans)
+        self._pages.relist()
+        return self._pages.tracks
 
     def track(self, number: int) -> "TrackReader":
         """Return the reader of a track; it holds nothing while the track has no records."""
         reader = self._tracks.get(number)
         if reader is None:
-            reader = self._tracks[number] = TrackReader(self, number)
+            reader = self._tracks[number] = TrackReader(self._pages, number)
         return reader
 
     def rows(self, from_seq: int = 0) -> list[tuple[int, Row]]:
         """Return the decoded index rows held from ``from_seq`` on, with their seqs."""
         return self.track(INDEX_TRACK).rows(from_seq)
 
-    def relist(self) -> None:
-        """List the folder again if the writer says that pages came or went."""
-        seen = self._state.pages
-        for _ in range(_RETRIES):
-            if seen == self._pages_seen:
-                return
-            self._pages_seen = seen
-            self._list()
-            # The newest page is only ever evicted after the next one was announced: what went
-            # while the folder was listed can be missed, but never unnoticed.
-            seen = self._state.pages
-
-    def _list(self) -> None:
-        # A sealed page never changes and its name never comes back, so it is looked at once.
-        known = {span.name: span for spans in self._spans.values() for span in spans if span.sealed}
-        found: dict[int, list[Span]] = {}
-        for name in self._names():
-            identity = parse_page_name(name)
-            if identity is None:
-                continue
-            span = known.get(name) or self._span(name, identity)
-            if span is not None:
-                found.setdefault(identity.track, []).append(span)
-        for spans in found.values():
-            spans.sort(key=lambda span: span.first)
-        self._spans = found
-        self.generation += 1
-        present = {span.name for spans in found.values() for span in spans}
-        for name in [name for name in self._views if name not in present]:
-            del self._views[name]
-        for reader in self._tracks.values():
-            reader.forget()
-
-    def _names(self) -> list[str]:
-        try:
-            return os.listdir(self._folder)
-        except FileNotFoundError:
-            return []
-
-    def _span(self, name: str, identity: PageName) -> Span | None:
-        try:
-            header = read_header(self._folder / name)
-        except (FileNotFoundError, FormatError):
-            return None
-        if (header.track, header.first) != identity[:2]:
-            return None
-        return Span(name, header.first, header.committed, header.sealed != 0)
-
-    def spans(self, track: int) -> list[Span]:
-        """Return the listed pages of a track. For :class:`TrackReader`."""
-        return self._spans.get(track, [])
-
-    def view(self, span: Span) -> PageView:
-        """Return the map of a page. For :class:`TrackReader`.
-
-        Raises:
-            PageGone: If it was unlinked or is damaged.
-        """
-        view = self._views.get(span.name)
-        if view is not None:
-            self._views.move_to_end(span.name)
-            return view
-        try:
-            view = PageView(self._folder / span.name)
-        except FileNotFoundError as error:
-            raise PageGone(f"page {span.name} has left the window") from error
-        except FormatError as error:
-            raise PageCorrupt(f"page {span.name}: {error}") from error
-        if len(self._views) >= MAX_MAPS:
-            self._views.popitem(last=False)
-            for track in self._tracks.values():
-                track.forget()
-        self._views[span.name] = view
-        return view
-
 
 class TrackReader:
     """One track of a stream. All calls see the newest state of the pages."""
 
-    __slots__ = ("_page", "_stream", "number")
+    __slots__ = ("_page", "_pages", "number")
 
-    def __init__(self, stream: StreamReader, number: int) -> None:
-        self._stream = stream
+    def __init__(self, pages: Listing, number: int) -> None:
+        self._pages = pages
         self._page: PageView | None = None
         self.number = number
 
@@ -221,13 +128,13 @@ class TrackReader:
 
     def _spans(self) -> list[Span]:
         """Return the held pages in order; the newest one's count is read from its page."""
-        for _ in range(_RETRIES):
-            self._stream.relist()
-            spans = self._stream.spans(self.number)
+        for _ in range(RETRIES):
+            self._pages.relist()
+            spans = self._pages.spans(self.number)
             if not spans or spans[-1].sealed:
                 return spans
             try:
-                spans[-1].count = self._stream.view(spans[-1]).refresh()
+                spans[-1].count = self._pages.view(spans[-1]).refresh()
                 return spans
             except PageGone:
                 continue  # listed a moment ago: either it is damaged or the list is old
@@ -238,7 +145,7 @@ class TrackReader:
         place = bisect_right(spans, seq, key=lambda span: span.first) - 1
         if place < 0 or seq >= spans[place].stop:
             raise PageGone(f"track {self.number}: record {seq} is not held")
-        page = self._stream.view(spans[place])
+        page = self._pages.view(spans[place])
         if seq - page.first >= page.count and seq - page.first >= page.refresh():
             raise PageGone(f"track {self.number}: record {seq} is not held")
         self._page = page

@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import FormatError, PageGone, StreamNotFound
 from common.track.index import Closed, Opened, Piece, encode_row
-from common.track.reader import MAX_MAPS
+from common.track.listing import MAX_MAPS, Listing
 from common.track.record import RECORD_DTYPE, Flag, Record
 from common.track.store import Limits, PageCorrupt, StreamReader, StreamWriter
 from tests.unit.track.build import (
@@ -71,7 +71,7 @@ def test_a_run_longer_than_all_maps_is_read(writer: StreamWriter) -> None:
     fill(writer, 0, stop)
     reader = writer.reader()
     assert reader.track(1).payloads(0, stop) == [payload(seq) for seq in range(stop)]
-    assert len(reader._views) == MAX_MAPS
+    assert reader._pages.mapped == MAX_MAPS
 
 
 def test_negative_and_far_seqs_are_simply_not_held(writer: StreamWriter) -> None:
@@ -108,10 +108,10 @@ def test_pages_that_go_are_noticed_and_their_maps_dropped(writer: StreamWriter) 
     reader = writer.reader()
     track = reader.track(1)
     track.payloads(0, 250)
-    assert len(reader._views) == 3
+    assert reader._pages.mapped == 3
     writer.evict(4_000_000)
     assert track.runs() == [(100, 250)]
-    assert len(reader._views) == 2
+    assert reader._pages.mapped == 2
     with pytest.raises(PageGone):
         track.payload(99)
 
@@ -230,7 +230,7 @@ def test_a_page_that_is_sealed_while_it_is_mapped_is_read(
 ) -> None:
     fill(writer, 0, 5)
     reader = writer.reader()
-    reader.relist()
+    reader.tracks()
     real = os.open
 
     def racing(path: Path, flags: int) -> int:
@@ -249,16 +249,16 @@ def test_a_list_that_was_old_before_it_was_read_is_made_again(
 ) -> None:
     fill(writer, 0, 120)
     reader = writer.reader()
-    real = StreamReader._names
+    real = Listing._names
 
-    def slow(self: StreamReader) -> list[str]:
+    def slow(self: Listing) -> list[str]:
         names = real(self)
         monkeypatch.undo()
         fill(writer, 120, 450)
         writer.evict(16_000_000)  # all pages of the list are gone now
         return names
 
-    monkeypatch.setattr(StreamReader, "_names", slow)
+    monkeypatch.setattr(Listing, "_names", slow)
     assert reader.track(1).head == 450
     assert reader.track(1).runs() == [(400, 450)]
 
@@ -266,7 +266,7 @@ def test_a_list_that_was_old_before_it_was_read_is_made_again(
 def test_a_newest_page_that_is_damaged_leaves_the_ones_before_it(writer: StreamWriter) -> None:
     fill(writer, 0, 120)
     reader = writer.reader()
-    reader.relist()
+    reader.tracks()
     with page_path(writer._folder, 1, 100).open("r+b") as file:
         file.write(b"garbage")
     assert reader.track(1).runs() == [(0, 100)]
