@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Hashable
 from typing import TypeVar, cast
 
-from common.errors import HeadwaterError
+from common.errors import HeadwaterError, StreamNotFound
 from common.track.catalog import PACKAGING, Catalog
 from common.track.reader import StreamReader
 from edge.mirrors import Mirror
@@ -148,6 +148,11 @@ class CmafStream:
         self._unsubscribe = mirror.subscribe(lambda moved, changed: self.look(mirror))
 
     @property
+    def closed(self) -> bool:
+        """Whether the mirror has been given up; it closes its readers then."""
+        return not self._readers
+
+    @property
     def current(self) -> Epoch:
         """The newest epoch, as of the last look."""
         return self._epoch(self._current)
@@ -224,9 +229,12 @@ class CmafStream:
         self._arm()
 
     def _answer(self) -> None:
-        self.current.timelines.update()
+        if not self.closed:
+            self.current.timelines.update()
         for key, parked in tuple(self._parked.items()):
             try:
+                if self.closed:
+                    raise StreamNotFound("the stream has been given up")
                 answer = parked.ask()
             except HeadwaterError as error:
                 del self._parked[key]

@@ -7,7 +7,6 @@ changes and playlists are the same for everybody.
 
 from collections.abc import Iterable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -61,7 +60,7 @@ class Cmaf(Output):
     def __init__(self, context: ViewerContext, settings: Any = None) -> None:
         super().__init__(context, settings)
         self.packager = Packager(int(context.settings.cache))
-        self._streams: WeakKeyDictionary[Mirror, CmafStream] = WeakKeyDictionary()
+        self._streams: dict[str, tuple[Mirror, CmafStream]] = {}
 
     def routes(self) -> Iterable[web.RouteDef]:
         """Answer playlists and media objects."""
@@ -75,8 +74,9 @@ class Cmaf(Output):
 
     async def close(self) -> None:
         """Stop following streams."""
-        for stream in tuple(self._streams.values()):
+        for _, stream in self._streams.values():
             stream.close()
+        self._streams.clear()
 
     async def stream(self, name: str) -> tuple[CmafStream, Epoch]:
         """Return a stream and its newest epoch, waiting for it to be live.
@@ -85,10 +85,12 @@ class Cmaf(Output):
             StreamNotFound: If it is not.
         """
         mirror = await self.context.mirrors.get(name)
-        stream = self._streams.get(mirror)
-        if stream is None:
-            stream = self._streams[mirror] = CmafStream(mirror, self.packager)
-        return stream, stream.fresh(mirror)
+        known = self._streams.get(name)
+        if known is None or known[0] is not mirror:
+            for given_up in [n for n, (_, one) in self._streams.items() if one.closed]:
+                self._streams.pop(given_up)[1].close()
+            known = self._streams[name] = (mirror, CmafStream(mirror, self.packager))
+        return known[1], known[1].fresh(mirror)
 
     async def multivariant(self, request: web.Request) -> web.Response:
         """Send the multivariant playlist.

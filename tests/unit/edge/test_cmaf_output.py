@@ -77,7 +77,7 @@ class Edge:
         raise AssertionError("no request waits")
 
     def waiting(self) -> int:
-        streams = tuple(self.output._streams.values())
+        streams = [one for _, one in self.output._streams.values()]
         return sum(parked.count for one in streams for parked in one._parked.values())
 
 
@@ -132,7 +132,7 @@ async def test_a_player_finds_its_way_from_the_first_playlist_to_every_frame(edg
 async def test_blocking_reloads_wait_and_all_get_the_same_text(edge: Maker) -> None:
     async with edge(4.3) as one:
         waiting = [await one.parked("/cmaf/live/1.m3u8?_HLS_msn=2&_HLS_part=1") for _ in range(3)]
-        (stream,) = one.output._streams.values()
+        ((_, stream),) = one.output._streams.values()
         assert len(stream._parked) == 1
         assert not any(task.done() for task in waiting)
         one.run(0.2)
@@ -175,7 +175,7 @@ async def test_a_reload_of_a_stream_that_stands_still_is_answered_in_the_end(
             assert response.status == 503
             assert response.headers["Retry-After"] == "1"
         assert one.waiting() == 0
-        (stream,) = one.output._streams.values()
+        ((_, stream),) = one.output._streams.values()
         assert not stream._parked
 
 
@@ -251,6 +251,18 @@ async def test_a_request_for_an_object_not_here_yet_waits_for_backfill(edge: Mak
             writer.insert(number, run)  # type: ignore[arg-type]
         assert await waiting == 200
         assert f"1/{EPOCH}.1/p20.m4s" in await listed
+
+
+async def test_who_waits_for_a_stream_that_is_given_up_hears_of_it(edge: Maker) -> None:
+    async with edge(4.3) as one:
+        waiting = asyncio.create_task(one.status(f"{BASE}p24.m4s"))
+        await one.until_waiting(1)
+        one.mirrors._forget("live")
+        assert await waiting == 404
+        one.mirrors._used["live"] = 0
+        one.run(0.2)
+        assert await one.status(f"{BASE}p21.m4s") == 200
+        assert len(one.output._streams) == 1
 
 
 async def test_a_playlist_is_compressed_for_who_asks(edge: Maker) -> None:
