@@ -126,7 +126,7 @@ async def _pull(one: Input, stream: str, source: str) -> None:
     while True:
         try:
             await one.pull(stream, source)
-        except HeadwaterError as error:
+        except (HeadwaterError, OSError) as error:
             log.warning("source failed", extra={"stream": stream, "error": str(error)})
         else:
             log.info("source ended", extra={"stream": stream})

@@ -18,11 +18,11 @@ class OriginSettings(Settings, frozen=True):
     http: str = "[::]:4242"
     """API, metrics and health."""
 
-    bus: str = "[::]:5550"
-    """Where edges subscribe."""
+    bus: str = "127.0.0.1:5550"
+    """Where edges subscribe. It is not encrypted: open it to a network you trust, no other."""
 
-    control: str = "[::]:5560"
-    """Where edges join and ask for repair."""
+    control: str = "127.0.0.1:5560"
+    """Where edges join and ask for repair. As ``bus``."""
 
     public: str = ""
     """Host that edges use to reach this origin; 127.0.0.1 if not set."""

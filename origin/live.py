@@ -106,6 +106,8 @@ class LiveStream:
     def enter(self, publisher: Publisher) -> None:
         """Give a free slot to a publisher."""
         slot = self.slot(publisher.slot)
+        if self._began and slot.time is None and not self.publishers:
+            self._segmenter.break_timeline()
         slot.publisher = publisher
         slot.time = SlotTime(self._timeline, slot.time)
         slot.feeds = {}
@@ -155,6 +157,7 @@ class LiveStream:
         track = slot.choose(wish, self.catalog.tracks)
         if track is not None and (track.codec, track.timescale) != (wish.codec, timescale):
             self._end_track(track)
+            self._segmenter.break_timeline()
             track = None
         if track is None:
             number = next_id(self.catalog.tracks)
@@ -324,7 +327,6 @@ class LiveStream:
         self._flushing.discard(track.id)
         with self._room_or_starve():
             self._segmenter.leave(track.id)
-        self._segmenter.break_timeline()
 
     def _keep_promises(self) -> None:
         promises = self._promises = self._segmenter.promises
@@ -372,15 +374,19 @@ class LiveStream:
         return self._began and mono - self._ended_us <= self.settings.window.us
 
     def _tidy_tracks(self, mono: int) -> None:
-        """End tracks that a new publisher has not brought back, and learn frame durations."""
+        """End tracks that nobody brings back, and learn frame durations."""
         for track in self.catalog.tracks:
-            slot = self.slots.get(track.slot)
-            if track.ended or slot is None or slot.publisher is None:
+            if track.ended:
                 continue
+            slot = self.slot(track.slot)
             feed = slot.feeds.get(track.id)
-            if feed is None and mono - slot.since_us > UNCLAIMED_US and slot.feeds:
-                self._end_track(track)
-            elif feed is not None and not track.frame_duration and feed.kind is Kind.VIDEO:
+            if slot.publisher is None:
+                if mono - slot.last_us > self.settings.reconnect.us:
+                    self._end_track(track)
+            elif feed is None:
+                if slot.feeds and mono - slot.since_us > UNCLAIMED_US:
+                    self._end_track(track)
+            elif not track.frame_duration and feed.kind is Kind.VIDEO:
                 self._replace_track(replace(track, frame_duration=feed.time.nominal))
 
     def adopt(self, adopted: Adopted) -> None:
@@ -398,6 +404,7 @@ class LiveStream:
         segmenter.adopt(adopted.rows, adopted.row_head, adopted.tails)
         for track in catalog.tracks:
             segmenter.leave(track.id)
+            self.slot(track.slot).last_us = self._mono()
         # Stream time goes on by the time that has passed since the last record.
         self._clock.resume(adopted.opened.start_us, adopted.opened.wall_us)
         self._timeline.head_us = adopted.end_us

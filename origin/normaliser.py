@@ -91,35 +91,41 @@ class Timeline:
 class SlotTime:
     """How one publisher's clock maps to stream time; shared by the tracks it sends."""
 
-    __slots__ = ("_before_us", "generation", "offset_us", "source_us", "timeline")
+    __slots__ = ("_before_us", "generation", "offset_us", "owed", "source_us", "timeline")
 
     def __init__(self, timeline: Timeline, before: "SlotTime | None" = None) -> None:
         """``before`` is the mapping of the slot's publisher before this one."""
         self.timeline = timeline
-        self._before_us: int | None = None if before is None else before.offset_us
-        self.generation = 0
+        self._before_us: int | None = None
+        if before is not None:
+            self._before_us = before.offset_us if before.generation else before._before_us
+        self.owed = False
+        """Whether a break is still to be reported, by the next frame that is not sparse."""
+        self.generation: int = 0
         """Rises with every break; a track that has a lower one still uses the old mapping."""
         self.offset_us: int = 0
         """Stream time minus source time."""
         self.source_us = 0
         """Unwrapped source time of the newest frame, so that clocks near a wrap agree."""
 
-    def anchor(self, source_us: int, arrival_us: int) -> bool:
-        """Begin a new mapping at this frame; return whether it breaks a timeline.
+    def anchor(self, source_us: int, arrival_us: int) -> None:
+        """Begin a new mapping at this frame.
 
-        An encoder that reconnects and goes on where it was, breaks nothing.
+        Nothing breaks where a slot is used for the first time, or where an encoder that reconnects
+        goes on where it was.
         """
-        breaks = self.timeline.head_us >= 0
+        running = self.timeline.head_us >= 0
         before, self._before_us = self._before_us, None
-        self.generation += 1
-        if breaks and before is not None:
+        if running and before is not None:
             hole = source_us + before - self.timeline.head_us
-            if -CONTINUES_US // 4 <= hole <= CONTINUES_US:
+            if -CONTINUES_US // 20 <= hole <= CONTINUES_US:
+                self.generation += 1
                 self.offset_us = before
-                return False
-        stream_us = self.timeline.expected(arrival_us) + (MARGIN_US if breaks else 0)
+                return
+        self.owed = running and (self.generation > 0 or before is not None)
+        self.generation += 1
+        stream_us = self.timeline.expected(arrival_us) + (MARGIN_US if running else 0)
         self.offset_us = stream_us - source_us
-        return breaks
 
 
 class TrackTime:
@@ -209,36 +215,35 @@ class TrackTime:
         """Choose the mapping that fits this frame; return whether the timeline breaks."""
         slot, last = self._slot, self._dts
         step = None if last is None else raw + self._shift - last
-        ordinary = step is not None and not self._fresh and 0 < step < self._doubtful
         source_us = rescale(ticks, self._clock, SECOND_US)
-        breaks = False
-        if not ordinary:
-            breaks = self._resettle(raw, source_us, arrival_us)
+        if step is None or self._fresh or not 0 < step < self._doubtful:
+            self._resettle(raw, source_us, arrival_us)
         slot.source_us = source_us
-        return breaks
+        if slot.owed and not self._sparse:
+            slot.owed = False
+            return True
+        return False
 
-    def _resettle(self, raw: int, source_us: int, arrival_us: int) -> bool:
+    def _resettle(self, raw: int, source_us: int, arrival_us: int) -> None:
         slot = self._slot
         if not slot.generation:
-            breaks = slot.anchor(source_us, arrival_us)
+            slot.anchor(source_us, arrival_us)
             self._adopt(slot.offset_us)
-            return breaks
+            return
         newest = rescale(slot.offset_us, SECOND_US, self._scale)
         if self._generation != slot.generation and (
             self._fits(raw + newest, arrival_us)
             and (self._fresh or self._nearer(raw + newest, raw + self._shift))
         ):
             self._adopt(slot.offset_us)
-            return False
-        if not self._fresh and self._fits(raw + self._shift, arrival_us):
-            return False
-        if self._sparse or self._fresh:
+        elif not self._fresh and self._fits(raw + self._shift, arrival_us):
+            return
+        elif self._sparse or self._fresh:
             # Nothing hangs on this track yet (or ever): it alone is placed by its arrival.
             self._adopt(slot.timeline.expected(arrival_us) - source_us)
-            return False
-        slot.anchor(source_us, arrival_us)
-        self._adopt(slot.offset_us)
-        return True
+        else:
+            slot.anchor(source_us, arrival_us)
+            self._adopt(slot.offset_us)
 
     def _adopt(self, offset_us: int) -> None:
         self._shift = rescale(offset_us, SECOND_US, self._scale)

@@ -314,3 +314,24 @@ async def test_an_origin_without_its_pages_begins_an_epoch_whose_numbers_go_on(
     assert live(stage).catalog.epoch > epoch
     assert stage.bus.opened[0].segment >= 3
     assert stage.bus.records[1][0].seq == 0
+
+
+async def test_tracks_of_a_slot_that_stays_empty_end_while_the_stream_goes_on(
+    stage: Stage,
+) -> None:
+    main = Encoder(stage, await enter(stage))
+    second = await enter(stage, "backup")
+    track = second.add_track(Codec.JSON, b"", clock=1000)
+    main.send(2)
+    second.write(Frame(track, 0, b"{}", keyframe=True))
+    second.close("bye")
+    main.send(29)
+    await stage.streams.tick()
+    ended = {one.id: one.ended for one in live(stage).catalog.tracks}
+    assert ended == {1: False, 2: False, 3: False}
+    main.send(2)
+    await stage.streams.tick()
+    ended = {one.id: one.ended for one in stage.bus.catalogs[-1].tracks}
+    main.send(3)
+    assert ended == {1: False, 2: False, 3: True}
+    assert not any(row.breaks for row in stage.bus.opened)

@@ -144,3 +144,23 @@ def test_negative_dts_that_were_cut_to_zero_fit_before_the_next_real_one() -> No
     stamps = [track.stamp(dts, cts, 0, n * 40_000) for n, (dts, cts) in enumerate(sent)]
     assert [stamp.dts - 900_000 for stamp in stamps] == [0, 900, 1800, 3600, 7200, 10_800]
     assert all(stamp.cts >= 0 for stamp in stamps)
+
+
+def test_a_slot_used_for_the_first_time_breaks_nothing() -> None:
+    timeline = Timeline()
+    video(SlotTime(timeline)).stamp(0, 0, 0, 0)
+    stamp = video(SlotTime(timeline)).stamp(77_000, 0, 0, 500_000)
+    assert not stamp.breaks
+    assert 900_000 + 45_000 <= stamp.dts <= 900_000 + 60_000
+
+
+def test_metadata_that_come_first_after_a_reconnect_leave_the_break_to_the_video() -> None:
+    timeline = Timeline()
+    slot = SlotTime(timeline)
+    video(slot).stamp(0, 0, 0, 0)
+    again = SlotTime(timeline, slot)
+    notes = TrackTime(again, clock=1000, timescale=1000, wrap_bits=32, sparse=True)
+    assert not notes.stamp(0, 0, 0, 3_000_000).breaks
+    picture = video(again, last_end=903_600)
+    assert picture.stamp(0, 0, 0, 3_000_000).breaks
+    assert not picture.stamp(40, 0, 0, 3_040_000).breaks
