@@ -17,6 +17,7 @@ from edge import child
 from edge.api import Api, own_host
 from edge.config import Config
 from edge.gossip import Gossiper, Load, Machine
+from edge.output import configured
 from edge.supervisor import Child, Supervisor
 
 __all__ = ["Config", "run"]
@@ -37,6 +38,7 @@ async def run(config: Config) -> None:
         ConfigError: If a setting is wrong.
         ListenError: If an address cannot be listened on.
     """
+    configured(config.edge.outputs)  # a wrong setting is to be told now, not by every child
     root = Path(config.node.pages)
     root.mkdir(mode=PAGE_ROOT_MODE, parents=True, exist_ok=True)
     sweep(root, time.time() - UNOWNED)

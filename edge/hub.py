@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable
 from enum import Enum
 
-from common.errors import StreamError, StreamNotFound, TrackUnsupported
+from common.errors import HeadwaterError, StreamNotFound, TrackUnsupported
 from common.media.codec import Kind
 from common.runtime.logs import Limited, Log
 from edge.feed import Chunk, Feed, Format
@@ -144,7 +144,7 @@ class Hub:
         fan = self._fans.get(key)
         if fan is None:
             fan = self._fans[key] = _Fan(self, mirror, selection, form)
-            fan.on_close = lambda: self._fans.pop(key, None)
+            fan.on_stop = lambda: self._fans.pop(key, None)
         viewer = Viewer(transport, session, Flow(self._loop.time()))
         viewer.fan = fan
         fan.join(viewer)
@@ -216,7 +216,7 @@ class _Fan:
         self.feed = Feed(mirror, selection.choose(mirror.catalog, form.codecs), form)
         self.viewers: dict[Viewer, None] = {}
         self.ended = False
-        self.on_close: Callable[[], object] = lambda: None
+        self.on_stop: Callable[[], object] = lambda: None
         self._hub = hub
         self._selection = selection
         self._loop = asyncio.get_running_loop()
@@ -261,7 +261,8 @@ class _Fan:
 
     def _stop(self) -> None:
         self._unsubscribe()
-        self.on_close()
+        self.on_stop()
+        self.on_stop = lambda: None  # by the second time another feed may have its place
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -281,7 +282,11 @@ class _Fan:
         """Flush now, or soon: audio rides with video, and a busy process flushes less often."""
         if self.ended:
             return
-        if changed and self._changed():
+        try:
+            if changed and self._changed():
+                return
+        except HeadwaterError as error:
+            self._fell_behind(error)
             return
         if not tracks & self.feed.tracks.keys():
             return
@@ -317,12 +322,17 @@ class _Fan:
             self._timer = None
         try:
             chunks = self.feed.pull()
-        except StreamError:
-            limited.warning("feed fell behind", self.feed.mirror.stream)
-            self.feed.jump()
+        except HeadwaterError as error:
+            self._fell_behind(error)
             return
         if chunks:
             self._deliver(chunks)
+
+    def _fell_behind(self, error: HeadwaterError) -> None:
+        """Go on with the newest keyframe: the records are gone, or cannot be muxed."""
+        stream = self.feed.mirror.stream
+        limited.warning("feed fell behind", stream, {"stream": stream, "error": str(error)})
+        self.feed.jump()
 
     def _deliver(self, chunks: list[Chunk]) -> None:
         now = self._flushed = self._loop.time()

@@ -6,14 +6,18 @@ Routes that several outputs share are told apart by the Upgrade header (``edge/h
 """
 
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 from aiohttp import web
 
+from common.errors import ConfigError
 from common.media.codec import Codec
+from common.runtime import loader
+from common.runtime.plugins import discover
+from edge import outputs
 
 if TYPE_CHECKING:
     from edge.config import EdgeSettings
@@ -78,3 +82,24 @@ class Output(ABC):
 
     async def close(self) -> None:
         """Give back what :meth:`start` opened."""
+
+
+def configured(
+    given: Mapping[str, Mapping[str, Any]],
+) -> dict[str, tuple[type[Output], msgspec.Struct]]:
+    """Return every output there is with its settings, by file name.
+
+    ``given`` is ``[edge.outputs]`` of the configuration.
+
+    Raises:
+        ConfigError: If a setting, or an output that is given settings, does not exist.
+    """
+    found = discover(outputs, Output)
+    for name in given:
+        if name not in found:
+            known = loader.suggestion(name, found)
+            raise ConfigError(f"edge.outputs.{name}", f"no such output{known}")
+    return {
+        name: (cls, loader.build(cls.schema, given.get(name, {}), f"edge.outputs.{name}"))
+        for name, cls in found.items()
+    }

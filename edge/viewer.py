@@ -15,20 +15,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
-from common.errors import ConfigError
-from common.runtime import loader, metrics
+from common.runtime import metrics
 from common.runtime.control import Channel
 from common.runtime.logs import Log
-from common.runtime.plugins import discover
 from common.runtime.wake import Wake
-from edge import child, http, outputs
+from edge import child, http
 from edge.config import Config
 from edge.hub import Hub
 from edge.mirrors import Mirrors
-from edge.output import Output, ViewerContext
+from edge.output import ViewerContext, configured
 from edge.sessions import Sessions
 
 log = Log("edge.viewer")
@@ -50,7 +47,7 @@ class ViewerProcess:
         self, config: Config, channel: Channel, wake_fd: int, listeners: Sequence[socket.socket]
     ) -> None:
         settings = config.edge
-        self.sessions = Sessions(idle=settings.idle)
+        self.sessions = Sessions(idle=settings.idle, most=settings.sessions)
         self.mirrors = Mirrors(Path(config.node.pages), wait=settings.wait, linger=settings.linger)
         self.hub = Hub(self.sessions, slow=settings.slow, stall=settings.stall)
         self.context = ViewerContext(
@@ -79,26 +76,18 @@ class ViewerProcess:
         self._runner = await http.serve(app, self._listeners)
         self.on_ready()
         self._channel.send({"t": "ready"})
-        jobs = [asyncio.create_task(job()) for job in (self._scan, self._report)]
         try:
-            await self._listen()
+            async with asyncio.TaskGroup() as group:  # a job that fails ends the process
+                jobs = [group.create_task(job()) for job in (self._scan, self._report)]
+                await self._listen()
+                for job in jobs:
+                    job.cancel()
         finally:
-            for job in jobs:
-                job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
             wake.close()
             await self._stop()
 
     def _make_outputs(self) -> None:
-        given = self.context.settings.outputs
-        found = discover(outputs, Output)
-        for name in given:
-            if name not in found:
-                known = loader.suggestion(name, found)
-                raise ConfigError(f"edge.outputs.{name}", f"no such output{known}")
-        for name, cls in found.items():
-            schema: type[msgspec.Struct] = cls.schema
-            settings = loader.build(schema, given.get(name, {}), f"edge.outputs.{name}")
+        for name, (cls, settings) in configured(self.context.settings.outputs).items():
             self.context.outputs[name] = cls(self.context, settings)
 
     async def _listen(self) -> None:

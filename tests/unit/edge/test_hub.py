@@ -6,7 +6,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from common.errors import StreamNotFound, TrackUnsupported
+from common.errors import FormatError, StreamNotFound, TrackUnsupported
 from common.media.codec import Codec
 from common.media.track import Track
 from common.track.reader import StreamReader
@@ -27,6 +27,7 @@ class Ledger(Format):
 
     def __init__(self) -> None:
         self.muxed = 0
+        self.fail = False
 
     def header(self, tracks: Sequence[Track], inits: Mapping[int, int]) -> bytes:
         known = ",".join(f"{number}={init}" for number, init in sorted(inits.items()))
@@ -36,6 +37,8 @@ class Ledger(Format):
         return self.header(tracks, inits).replace(b"H", b"C")
 
     def media(self, items: Sequence[Item], number: int) -> bytes:
+        if self.fail:
+            raise FormatError("time goes backwards")
         self.muxed += len(items)
         return b"".join(item.payload + b";" for item in items)
 
@@ -426,3 +429,30 @@ async def test_a_stream_without_tracks_is_not_found_and_foreign_codecs_are_refus
     empty.wake()
     with pytest.raises(TrackUnsupported):
         await empty.hub.ready(empty.mirror, Selection(), empty.form, 0.01)
+
+
+async def test_an_ended_feed_that_closes_late_leaves_its_successor_alone(room: Room) -> None:
+    room.stream.frames(45)
+    old, transport = room.join()
+    transport.blocked = True
+    room.stream.frames(1)
+    room.stream.publish(live=False)
+    room.wake()
+    room.stream.publish()
+    room.wake()
+    room.join()
+    room.hub.leave(old)
+    assert room.hub.viewers() == 1
+
+
+async def test_records_that_cannot_be_muxed_cost_a_jump_and_not_the_process(room: Room) -> None:
+    room.stream.frames(45)
+    viewer, transport = room.join()
+    room.form.fail = True
+    room.stream.frames(2)
+    room.wake()
+    room.form.fail = False
+    room.stream.frames(10)
+    room.wake()
+    assert viewer.phase is Phase.LIVE
+    assert got(transport) == [*range(40, 45), *range(50, 57)]
