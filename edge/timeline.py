@@ -117,7 +117,7 @@ class Timeline:
             span.join(later)
             visible = True
         self._by_stop[span.stop] = span
-        if visible:
+        if visible or segment in self._closed:
             self._touch(segment)
 
     def _touch(self, number: int) -> None:

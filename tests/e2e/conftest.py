@@ -23,6 +23,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two edges that nothing bad happens to; publishers that left are gone after two seconds."""
     log = Path(tmp_path_factory.mktemp("cluster")) / "demo.log"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADWATER_ORIGIN__RESUME", "2s")
+        patch.setenv("HEADWATER_STREAMS__LIVE__RECONNECT", "2s")
         with demo(log) as running:
             yield running

@@ -71,19 +71,15 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def leftovers() -> set[str]:
-    """Return what a demo could leave behind on this machine."""
-    return {
-        str(path)
-        for place in ("/dev/shm", "/tmp", os.environ.get("TMPDIR", "/tmp"))
-        for path in Path(place).glob("*headwater*")
-    }
+def leftovers(pid: int) -> list[str]:
+    """Return the files and folders that the demo with this pid has on the machine now."""
+    places = {"/dev/shm", "/tmp", os.environ.get("TMPDIR", "/tmp")}
+    return [str(path) for place in places for path in Path(place).glob(f"*headwater*-{pid}-*")]
 
 
 @contextlib.contextmanager
 def demo(log: Path, *arguments: str) -> Iterator[Cluster]:
     """Run ``headwater demo --json`` with free ports; stop it and check that nothing is left."""
-    before = leftovers()
     command = [str(Path(sys.executable).with_name("headwater")), "demo", "--json", "--ports", "0"]
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -93,6 +89,7 @@ def demo(log: Path, *arguments: str) -> Iterator[Cluster]:
     try:
         line = process.stdout.readline()
         assert line, f"the demo said nothing and ended with {process.wait()}: {log.read_text()}"
+        assert leftovers(process.pid), "its folders are not where they are looked for"
         yield Cluster(process, json.loads(line), log)
     finally:
         family = [process.pid, *descendants(process.pid)] if process.poll() is None else []
@@ -110,4 +107,4 @@ def demo(log: Path, *arguments: str) -> Iterator[Cluster]:
             process.stdout.close()
     assert not running, f"still running after the end: {running}"
     assert took < STOP_TIMEOUT, f"stopping took {took:.1f} s"
-    assert leftovers() <= before, f"left behind: {leftovers() - before}"
+    assert not leftovers(process.pid)

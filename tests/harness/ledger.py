@@ -15,6 +15,10 @@ def difference(pushed: Sequence[Packet], got: Sequence[Packet], *, tick: float =
         return "nothing arrived"
     if len(got) > len(pushed):
         return f"{len(got)} frames arrived of {len(pushed)} pushed"
+    lost = sorted({one.payload for one in pushed} - {one.payload for one in got})
+    places = [number for number, one in enumerate(pushed) if one.payload in lost]
+    if places and places != list(range(len(places))):
+        return f"frames {places[:10]} of {len(pushed)} are missing"
     expected = pushed[len(pushed) - len(got) :]
     for number, (want, have) in enumerate(zip(expected, got, strict=True)):
         if want.payload != have.payload:

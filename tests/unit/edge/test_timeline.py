@@ -232,3 +232,15 @@ def test_the_version_rises_with_what_can_be_seen() -> None:
         tell(timelines, entry)
         versions.append(timelines[VIDEO.id].version)
     assert versions[1] == versions[4] < versions[5] < versions[6] == versions[9] < versions[10]
+
+
+def test_the_last_part_appears_when_its_records_come_after_the_closed_row() -> None:
+    stream = CutStream().run(5)
+    timeline = rows_only(stream, AUDIO.id)
+    for record in records_of(stream, AUDIO.id):
+        timeline.extend([record])
+        segment = timeline.segment(record.segment)
+        assert segment is not None
+    closed = timeline.segment(0)
+    assert closed is not None
+    assert len(closed.parts) == closed.part_count
