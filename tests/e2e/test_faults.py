@@ -16,9 +16,10 @@ import pytest
 
 from common.runtime.registry import EmbeddedRegistry, Owner
 from tests.harness import viewers
+from tests.harness.cutting import Forwarder
 from tests.harness.ledger import difference
 from tests.harness.media import clip, packets, push
-from tests.harness.nodes import Node, Site, Wire, site
+from tests.harness.nodes import Node, Site, site
 
 pytestmark = pytest.mark.e2e
 
@@ -30,7 +31,13 @@ class MirroredRegistry:
         self._source = EmbeddedRegistry(source)
         self._target = target
         self._files = EmbeddedRegistry(target)
-        self.wires = {name: Wire(_address(origin.endpoints[name])) for name in ("bus", "control")}
+        self.wires = {
+            name: Forwarder(_address(origin.endpoints[name])[1]) for name in ("bus", "control")
+        }
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self.heal()
         self._task = asyncio.create_task(self._copy())
 
     async def _copy(self) -> None:
@@ -56,20 +63,21 @@ class MirroredRegistry:
                 content = content.replace(address, changed)
         return content
 
-    def cut(self) -> None:
+    async def cut(self) -> None:
         for wire in self.wires.values():
-            wire.cut()
+            await wire.cut()
 
-    def heal(self) -> None:
+    async def heal(self) -> None:
         for wire in self.wires.values():
-            wire.heal()
+            await wire.start()
 
     async def close(self) -> None:
+        assert self._task is not None
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         for wire in self.wires.values():
-            wire.close()
+            await wire.close()
 
 
 def _address(endpoint: str) -> tuple[str, int]:
@@ -80,6 +88,7 @@ def _address(endpoint: str) -> tuple[str, int]:
 @contextlib.asynccontextmanager
 async def mirrored(made: Site, origin: Node, target: Path) -> AsyncIterator[MirroredRegistry]:
     registry = MirroredRegistry(made.folder / "registry", target, origin)
+    await registry.start()
     try:
         yield registry
     finally:
@@ -103,9 +112,9 @@ async def test_a_cut_between_origin_and_edge_loses_no_frame(tmp_path: Path, seco
                 await asyncio.sleep(0.3)
                 publisher = push(source, made.ingest(origin))
                 await asyncio.sleep(5)
-                registry.cut()
+                await registry.cut()
                 await asyncio.sleep(seconds)
-                registry.heal()
+                await registry.heal()
                 got = dict(zip(watching, await asyncio.gather(*watching.values()), strict=True))
                 publisher.wait()
                 metrics = await _text(http, f"http://{edge.endpoints['admin']}/metrics")

@@ -4,11 +4,9 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -154,66 +152,3 @@ def site(folder: Path) -> Iterator[Site]:
         yield made
     finally:
         made.close()
-
-
-class Wire:
-    """A TCP forwarder that can be cut: connections die and new ones are refused."""
-
-    def __init__(self, target: tuple[str, int]) -> None:
-        self._target = target
-        self._pairs: set[socket.socket] = set()
-        self._listener = self._listen(0)
-        self.port: int = self._listener.getsockname()[1]
-        self._open = True
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _listen(self, port: int) -> socket.socket:
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        listener.listen(16)
-        return listener
-
-    def _accept(self) -> None:
-        listener = self._listener
-        while True:
-            try:
-                near, _ = listener.accept()
-            except OSError:
-                return
-            try:
-                far = socket.create_connection(self._target)
-            except OSError:
-                near.close()
-                continue
-            for one in (near, far):
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._pairs |= {near, far}
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(262144):
-                sink.sendall(data)
-        for one in (source, sink):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            self._pairs.discard(one)
-
-    def cut(self) -> None:
-        """Break every connection and refuse new ones."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for one in tuple(self._pairs):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-
-    def heal(self) -> None:
-        """Accept connections again."""
-        self._listener = self._listen(self.port)
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self.cut()
