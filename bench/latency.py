@@ -9,6 +9,7 @@ timestamps can falsify the figure.
 """
 
 import asyncio
+import contextlib
 import json
 import statistics
 import sys
@@ -18,7 +19,8 @@ from pathlib import Path
 
 import aiohttp
 
-from common.formats.flv import FlvDemuxer, Tag, TagType
+from common.formats.flv import FlvDemuxer, Tag, TagType, parse_video
+from common.formats.flv_tags import TagKind
 from common.formats.rtmp import ClientConnection, Connected, Started
 from tests.harness.media import clip
 from tests.harness.nodes import Node, Site, site
@@ -58,11 +60,13 @@ class Publisher:
             await asyncio.sleep(max(0.0, began + tag.timestamp_ms / 1000 - time.monotonic()))
             if tag.kind is TagType.VIDEO:
                 connection.send_video(tag.timestamp_ms, tag.body)
-                self.sent[tag.body[-TAIL:]] = time.monotonic()
+                if (parsed := parse_video(tag.body)) and parsed.kind is TagKind.FRAME:
+                    self.sent[tag.body[-TAIL:]] = time.monotonic()
             elif tag.kind is TagType.AUDIO:
                 connection.send_audio(tag.timestamp_ms, tag.body)
             writer.writelines(connection.data_to_send())
         writer.close()
+        await writer.wait_closed()
 
 
 async def flv_viewer(node: Node, seen: Seen) -> None:
@@ -72,12 +76,16 @@ async def flv_viewer(node: Node, seen: Seen) -> None:
     writer.write(b"GET /live.flv HTTP/1.0\r\nHost: bench\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")
     demuxer = FlvDemuxer()
-    while data := await reader.read(1 << 20):
-        now = time.monotonic()
-        for tag in demuxer.feed(data):
-            if tag.kind is TagType.VIDEO:
-                seen.setdefault(tag.body[-TAIL:], now)
-    writer.close()
+    try:
+        while data := await reader.read(1 << 20):
+            now = time.monotonic()
+            for tag in demuxer.feed(data):
+                if tag.kind is TagType.VIDEO:
+                    seen.setdefault(tag.body[-TAIL:], now)
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 async def ws_viewer(http: aiohttp.ClientSession, node: Node, sent: Sent, seen: Seen) -> None:

@@ -4,8 +4,8 @@
 const BASE_TARGET = 0.11; // seconds of media ahead of the playhead
 const MOST_TARGET = 0.8;
 const STALL_STEP = 0.06; // a stall raises the target, calm lowers it again
-const CALM = 20; // seconds
-const CALM_STEP = 0.02;
+const CALM = 8; // seconds
+const CALM_STEP = 0.03;
 const HURRY = 0.03; // this far above the target it starts to hurry, and hurries until it is reached
 const FASTEST = 1.3;
 const SLOWEST = 0.95;

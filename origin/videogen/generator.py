@@ -135,8 +135,9 @@ class Generator:
 
     def _speak(self, until: int, now_us: int) -> list[Frame]:
         frames: list[Frame] = []
-        size = self._voices[0].encoder.frame_size if self._voices else until
-        while self._samples + size <= until:
+        size = self._voices[0].encoder.frame_size if self._voices else 0
+        # The encoder is a frame late; sound that ends before its picture would hold players back.
+        while self._voices and self._samples < until + size:
             offset = self._start_us * AUDIO_RATE // _SECOND_US + self._samples
             for voice in self._voices:
                 samples = voice.second[np.arange(offset, offset + size) % AUDIO_RATE]

@@ -105,7 +105,7 @@ async def test_foreign_parsers_find_nothing_wrong(cluster: Cluster, tmp_path: Pa
         (track,) = one["tracks"]
         probed = probe(Path(one["path"]))
         assert track["samples"] == probed > 0
-        assert track["codec"] in master, (track, master)
+        assert track["codec"].lower() in master.lower(), (track, master)
 
 
 def probe(path: Path) -> int:
