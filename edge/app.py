@@ -16,7 +16,7 @@ from common.track.folder import sweep
 from edge import child
 from edge.api import Api, own_host
 from edge.config import Config
-from edge.gossip import Gossiper, Load, Machine
+from edge.gossip import Gossiper, memory_used
 from edge.output import configured
 from edge.supervisor import Child, Supervisor
 
@@ -87,17 +87,12 @@ async def _serve(config: Config, api: Api, gossiper: Gossiper, root: Path) -> No
         pids = [child.pid for child in supervisor.children]
         ready.announce(config.node, api.endpoints, pids)
         log.info("ready", extra={"node": config.node.name, **api.endpoints})
-        machine = Machine()
         async with asyncio.TaskGroup() as group:
-            group.create_task(gossiper.run(lambda: _load(supervisor, machine)))
+            group.create_task(gossiper.run(lambda: supervisor.load(memory_used())))
             group.create_task(_sweep(root))
     finally:
         ready.withdraw(config.node)
         await registry.unregister(config.node.name)
-
-
-def _load(supervisor: Supervisor, machine: Machine) -> Load:
-    return supervisor.load(machine.cpu(), machine.memory())
 
 
 async def _sweep(root: Path) -> None:

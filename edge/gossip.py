@@ -127,30 +127,11 @@ def _reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-class Machine:
-    """How busy the machine is, from ``/proc``."""
-
-    def __init__(self, proc: Path = Path("/proc")) -> None:
-        self._proc = proc
-        self._busy, self._total = self._times()
-
-    def cpu(self) -> float:
-        """Return the share of all cores that was busy since the last call, 0 to 1."""
-        busy, total = self._times()
-        share = (busy - self._busy) / max(total - self._total, 1)
-        self._busy, self._total = busy, total
-        return min(max(share, 0.0), 1.0)
-
-    def memory(self) -> float:
-        """Return the share of the memory that is not available, 0 to 1."""
-        fields = {}
-        for line in (self._proc / "meminfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name in ("MemTotal", "MemAvailable"):
-                fields[name] = int(value.split()[0])
-        return 1 - fields.get("MemAvailable", 0) / max(fields.get("MemTotal", 1), 1)
-
-    def _times(self) -> tuple[int, int]:
-        times = [int(word) for word in (self._proc / "stat").read_text().split("\n")[0].split()[1:]]
-        idle = times[3] + times[4]
-        return sum(times[:8]) - idle, sum(times[:8])
+def memory_used(proc: Path = Path("/proc")) -> float:
+    """Return the share of the machine's memory that is not available, 0 to 1."""
+    fields = {}
+    for line in (proc / "meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in ("MemTotal", "MemAvailable"):
+            fields[name] = int(value.split()[0])
+    return 1 - fields.get("MemAvailable", 0) / max(fields.get("MemTotal", 1), 1)

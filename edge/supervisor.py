@@ -206,14 +206,18 @@ class Supervisor:
         """Return the streams that any viewer process wants."""
         return {stream for viewer in self.viewers for stream in viewer.wants}
 
-    def load(self, machine_cpu: float, memory: float, draining: bool = False) -> Load:
-        """Return what the balancers are told."""
+    def load(self, memory: float, draining: bool = False) -> Load:
+        """Return what the balancers are told.
+
+        A child runs on one core at a time, so the busiest child is how full the edge is; what
+        other programs do on the machine shows in how long our children take, not here.
+        """
         reports = [viewer.report for viewer in self.viewers]
         busiest = max((child.report.cpu for child in self.children), default=0.0)
         return Load(
             bandwidth=sum(report.bits_per_second for report in reports),
             sessions=sum(report.sessions for report in reports),
-            cpu=min(1.0, max(machine_cpu, busiest)),
+            cpu=min(1.0, busiest),
             memory=memory,
             draining=draining,
             accepted=self._gone.opened + sum(report.opened for report in reports),

@@ -5,6 +5,7 @@ that does not keep up loses whole messages, sees the gap, and pulls.
 """
 
 import asyncio
+import contextlib
 import os
 import socket as sockets
 import time
@@ -303,11 +304,10 @@ def _receive(socket: "zmq.Socket[Any]") -> "zmq.Frame":
 
 def _peer_address(connection: int) -> str:
     """Return who is at the other end of a descriptor, nothing if it is not connected."""
-    try:
-        duplicate = os.dup(connection)
-    except OSError:
+    peer = _socket_of(connection)
+    if peer is None:
         return ""
-    with sockets.socket(fileno=duplicate) as peer:
+    with peer:
         try:
             host, port, *_ = peer.getpeername()
         except (OSError, ValueError):
@@ -315,8 +315,27 @@ def _peer_address(connection: int) -> str:
         return f"{host} {port}"
 
 
+def _socket_of(connection: int) -> sockets.socket | None:
+    """Return a duplicate of a descriptor that was a socket, None if it is none any more.
+
+    Descriptors are used again: it may be closed by now, or be a page file.
+    """
+    try:
+        duplicate = os.dup(connection)
+    except OSError:
+        return None
+    try:
+        return sockets.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        return None
+
+
 def _cut(connection: int, address: str, port: int) -> None:
     """Shut a subscriber's connection, if the descriptor is still this connection to the bus."""
-    with sockets.socket(fileno=os.dup(connection)) as peer:
+    peer = _socket_of(connection)
+    if peer is None:
+        return
+    with peer, contextlib.suppress(OSError):
         if _peer_address(connection) == address and peer.getsockname()[1] == port:
             peer.shutdown(sockets.SHUT_RDWR)

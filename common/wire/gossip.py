@@ -6,9 +6,10 @@ Frame 1, the topic: ``b"G" + node + b"\\0"``. Frame 2, a msgpack array, version 
      accepted_total, refused_total, [stream, ...]]
 
 ``boot`` is the Unix microsecond at which the supervisor started and ``seq`` counts its reports:
-together they order reports, whatever the clocks do. ``cpu`` and ``mem`` are fractions of what the
-node has. Bit 0 of ``flags`` says that the node drains. A reader ignores what follows the known
-fields, so that a later version may add some.
+together they order reports, whatever the clocks do. ``cpu`` is the share of a core that the
+edge's busiest process uses, ``mem`` the share of the machine's memory that is not available.
+Bit 0 of ``flags`` says that the node drains. A reader ignores what follows the known fields, so
+that a later version may add some.
 """
 
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Gossip:
 
     sessions: int
     cpu: float
-    """0 to 1: the busiest of the node as a whole and its busiest viewer process."""
+    """0 to 1 of a core: the busiest process of the edge."""
 
     memory: float
     """0 to 1."""

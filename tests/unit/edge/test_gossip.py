@@ -5,7 +5,7 @@ import zmq
 
 from common.errors import ConfigError, ListenError
 from common.wire.gossip import decode_gossip
-from edge.gossip import Gossiper, Load, Machine
+from edge.gossip import Gossiper, Load, memory_used
 
 
 @pytest.fixture
@@ -55,12 +55,6 @@ def test_a_taken_or_wrong_address_says_which_setting_to_change(gossiper: Gossipe
     gossiper.close()
 
 
-def test_the_machine_is_measured_from_proc(tmp_path: Path) -> None:
-    stat, memory = tmp_path / "stat", tmp_path / "meminfo"
-    stat.write_text("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 1 2 3 4\n")
-    memory.write_text("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:  250 kB\n")
-    machine = Machine(tmp_path)
-    stat.write_text("cpu  130 0 100 750 120 0 0 0 0 0\ncpu0 1 2 3 4\n")
-    assert machine.cpu() == pytest.approx(0.3)
-    assert machine.cpu() == 0
-    assert machine.memory() == pytest.approx(0.75)
+def test_the_share_of_the_memory_in_use_is_read(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 1000 kB\nMemFree: 10 kB\nMemAvailable: 250 kB\n")
+    assert memory_used(tmp_path) == pytest.approx(0.75)

@@ -144,16 +144,16 @@ async def test_the_load_adds_up_and_survives_a_restart(star: Star) -> None:
     report(0, sessions=3, bytes=1000, opened=5, refused=1, cpu=0.2)
     report(1, sessions=4, bytes=0, opened=4, refused=0, cpu=0.9)
     star.state("a")
-    load = star.hub.load(0.5, 0.25)
+    load = star.hub.load(0.25)
     assert (load.sessions, load.accepted, load.refused) == (7, 9, 1)
     assert load.cpu == 0.9
     assert load.memory == 0.25
     assert load.streams == ["a"]
     star.viewers[0].report.at -= 1
     report(0, sessions=3, bytes=2000, opened=5, refused=1, cpu=0.2)
-    assert star.hub.load(0.5, 0.25).bandwidth == pytest.approx(8000, rel=0.2)
+    assert star.hub.load(0.25).bandwidth == pytest.approx(8000, rel=0.2)
     star.hub.ended(star.viewers[0])
-    load = star.hub.load(0.5, 0.25)
+    load = star.hub.load(0.25)
     assert (load.sessions, load.accepted, load.refused) == (4, 9, 1)
 
 
