@@ -34,9 +34,8 @@ from common.wire.messages import (
     decode_bus,
     topic,
 )
-from origin import broadcast
 from origin.answers import answer_pull, positions
-from origin.broadcast import Broadcast, BroadcastSettings
+from origin.broadcast import Broadcast, BroadcastSettings, _cut, _peer_address
 from origin.subscriptions import MAX_REFUSED, Subscriptions, Verdict
 from tests.harness.bus import AUDIO, GOP, VIDEO, Source, catalog
 
@@ -284,8 +283,8 @@ def test_positions_of_a_stream_without_records_are_empty(source: Source) -> None
 def test_a_descriptor_that_is_no_socket_any_more_has_no_peer(tmp_path: Path) -> None:
     with (tmp_path / "page").open("wb") as file:
         before = len(os.listdir("/proc/self/fd"))
-        assert broadcast._peer_address(file.fileno()) == ""
-        broadcast._cut(file.fileno(), "", 0)
+        assert _peer_address(file.fileno()) == ""
+        _cut(file.fileno(), "", 0)
         assert len(os.listdir("/proc/self/fd")) == before
         number = file.fileno()
-    assert broadcast._peer_address(number) == ""
+    assert _peer_address(number) == ""
