@@ -1,5 +1,6 @@
 """The encoders of the test stream, from planes and samples to frames as CMAF carries them."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from fractions import Fraction
@@ -56,6 +57,17 @@ def _options(settings: Settings, kilobits: int) -> dict[str, str]:
     return {"preset": "ultrafast", **tune, "x265-params": ":".join(params)}
 
 
+def give_up_realtime() -> None:
+    """Make every thread of this process an ordinary one.
+
+    As root, SVT-AV1 raises its own threads and the calling one to real-time priority, before which
+    nothing else on the machine gets to run.
+    """
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
+
+
 class VideoEncoder:
     """One rendition: pictures in, frames in ticks of ``VIDEO_CLOCK`` out."""
 
@@ -78,6 +90,7 @@ class VideoEncoder:
         encoder.options = _options(settings, settings.bit_rate(rendition) // 1000)
         encoder.flags |= _GLOBAL_HEADER
         encoder.open()
+        give_up_realtime()
         self._encoder = encoder
 
     def encode(
