@@ -27,20 +27,30 @@ missing() {
   done
 }
 
-mapfile -t needed < <(missing | sort -u)
+look() {
+  local found
+  found=$(missing | sort -u)
+  # shellcheck disable=SC2206 # names of packages are words
+  needed=($found)
+}
+
+look
 if [ "${#needed[@]}" -eq 0 ]; then exit 0; fi
 
-command="apt-get install --yes --no-install-recommends ${needed[*]}"
+if ! command -v apt-get >/dev/null; then
+  echo "programs for the end-to-end tests are missing, and there is no apt: ${needed[*]}" >&2
+  exit 1
+fi
 if [ "$(id -u)" -eq 0 ]; then
   root=()
 elif sudo -n true 2>/dev/null; then
   root=(sudo -n)
 else
-  echo "programs for the end-to-end tests are missing; install them with: sudo $command" >&2
-  exit 1
-fi
-if ! command -v apt-get >/dev/null; then
-  echo "programs for the end-to-end tests are missing, and there is no apt: ${needed[*]}" >&2
+  # Not `sudo apt-get install`: that would also start nginx and Prometheus on this machine.
+  self=$(printf '%q' "$(realpath "$0")")
+  if command -v sudo >/dev/null; then as_root="sudo $self"; else as_root="su -c $self"; fi
+  printf '%s\n' "programs for the end-to-end tests are missing: ${needed[*]}" \
+    "Debian has them; install them, without starting their services, with:" "  $as_root" >&2
   exit 1
 fi
 
@@ -54,12 +64,22 @@ if [ ! -e "$policy" ]; then
   printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee "$policy" >/dev/null
   "${root[@]}" chmod 755 "$policy"
 fi
-echo "installing: ${needed[*]}"
-"${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update --quiet --quiet
-# shellcheck disable=SC2086 # the command is a list of words
-"${root[@]}" env DEBIAN_FRONTEND=noninteractive $command
 
-mapfile -t needed < <(missing | sort -u)
+# A machine that was just started may be busy with its own updates.
+apt=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300)
+# Almost all the time goes into syncing single files, which a machine that only lives for one run
+# of the tests need not do.
+if [ -n "${CI:-}" ]; then apt+=(-o DPkg::Options::=--force-unsafe-io); fi
+echo "installing: ${needed[*]}"
+"${apt[@]}" update --quiet --quiet
+"${apt[@]}" install --quiet --yes --no-install-recommends "${needed[@]}"
+
+# Nor at the next boot. Who had the package before keeps its service as it was.
+for name in nginx prometheus; do
+  case " ${needed[*]} " in *" $name"*) "${root[@]}" update-rc.d "$name" disable ;; esac
+done
+
+look
 if [ "${#needed[@]}" -ne 0 ]; then
   echo "still missing after the installation: ${needed[*]}" >&2
   exit 1
