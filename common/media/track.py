@@ -19,8 +19,8 @@ class Track:
     1 000 for metadata and text."""
 
     inits: tuple[bytes, ...] = ()
-    """Codec setup bytes (avcC, hvcC, av1C, vpcC, AudioSpecificConfig, OpusHead, empty), oldest first.
-    ``Record.init`` is the position here of the one a frame needs."""
+    """Codec setup bytes, oldest first: avcC, hvcC, av1C, vpcC, AudioSpecificConfig, OpusHead or
+    nothing. ``Record.init`` is the position here of the one a frame needs."""
 
     slot: str = "main"
     language: str = "und"
