@@ -181,6 +181,9 @@ class Board:
             os.close(self._fd)
             self._fd = -1
 
+    def __del__(self) -> None:
+        self.close()
+
 
 def _hash(stream: str, epoch: int) -> int:
     digest = hashlib.blake2b(folder_name(stream, epoch).encode(), digest_size=8).digest()

@@ -60,10 +60,10 @@ class State:
 
     def __init__(self, fd: int, *, writable: bool) -> None:
         """Map an open file; ``fd`` is kept open by a writer for its lock, else closed."""
+        self._fd = fd if writable else -1
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
         self._map = mmap.mmap(fd, _STATE_SIZE, access=access)
         self._words = memoryview(self._map).cast("Q")
-        self._fd = fd if writable else -1
 
     @classmethod
     def lock(cls, folder: Path) -> "State":
@@ -145,9 +145,15 @@ class State:
         """Let go of map and lock."""
         self._words.release()
         self._map.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __del__(self) -> None:
+        self._unlock()
 
 
 def sweep(root: Path, before: float) -> list[tuple[str, int]]:

@@ -185,6 +185,7 @@ class PageWriter:
         self.path = folder / page_name(*name)
         self._disk = disk
         scratch = folder / f".{self.path.name}"
+        self._fd = -1
         self._fd = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PAGE_MODE)
         try:
             disk.reserve(self._fd, 0, self._base)
@@ -193,7 +194,7 @@ class PageWriter:
             self._write_header(name.track)
             scratch.rename(self.path)
         except OSError as error:
-            os.close(self._fd)
+            self._let_go()
             scratch.unlink(missing_ok=True)
             raise StoreFull(f"no room for a page in {folder}: {error.strerror}") from error
         self._words = memoryview(self._map)[:HEADER_SIZE].cast("Q")
@@ -250,7 +251,15 @@ class PageWriter:
         os.ftruncate(self._fd, self.size)
         self._words.release()
         self._map.close()
-        os.close(self._fd)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        self._let_go()
 
 
 def seal_file(path: Path, count: int, size: int) -> None:

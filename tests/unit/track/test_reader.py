@@ -215,6 +215,18 @@ def test_closing_a_reader_gives_its_files_back(writer: StreamWriter) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_what_is_forgotten_without_being_closed_gives_its_files_back(tmp_path: Path) -> None:
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    writer = StreamWriter.open(tmp_path / "other", "live", 1, Limits())
+    writer.append(1, video(0), payload(0))
+    reader = writer.reader()
+    assert reader.track(1).payload(0) == payload(0)
+    del writer, reader
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_page_that_comes_back_with_other_records_is_read_anew(writer: StreamWriter) -> None:
     fill(writer, 0, 250)
     track = writer.reader().track(1)
