@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import FormatError
@@ -52,7 +52,6 @@ def _damaged(draw: st.DrawFn, good: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", PARSERS)
-@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_garbage_gives_format_errors_only(name: str, data: st.DataObject) -> None:
     parse, good = PARSERS[name]
@@ -62,7 +61,6 @@ def test_garbage_gives_format_errors_only(name: str, data: st.DataObject) -> Non
         return
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=50).map(lambda data: data + b"\x80"), max_size=20))
 def test_nal_units_survive_both_forms(units: list[bytes]) -> None:
     assert nal.split_length_prefixed(nal.join_length_prefixed(units)) == units

@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.media.track import INDEX_TRACK
@@ -190,7 +190,6 @@ class World:
         return lost
 
 
-@settings(max_examples=40, deadline=None)
 @given(FAULTS)
 def test_while_a_path_heals_in_time_nothing_is_lost(faults: Faults) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
@@ -201,7 +200,6 @@ def test_while_a_path_heals_in_time_nothing_is_lost(faults: Faults) -> None:
         world.close()
 
 
-@settings(max_examples=40, deadline=None)
 @given(FAULTS)
 def test_what_is_lost_is_written_down_and_counted(faults: Faults) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:

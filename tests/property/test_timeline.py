@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.media.track import INDEX_TRACK
@@ -46,7 +46,6 @@ def track_of(deliveries: list[list[Record] | Row]) -> int:
 
 
 @given(deliveries())
-@settings(max_examples=40, deadline=None)
 def test_the_order_of_what_comes_does_not_matter(deliveries: list[list[Record] | Row]) -> None:
     number = track_of(deliveries)
     timeline = fill(deliveries, number)
@@ -55,7 +54,6 @@ def test_the_order_of_what_comes_does_not_matter(deliveries: list[list[Record] |
 
 
 @given(deliveries(), st.sets(st.integers(0, 170), max_size=4))
-@settings(max_examples=40, deadline=None)
 def test_no_part_is_ever_told_of_that_lacks_a_record(
     deliveries: list[list[Record] | Row], missing: set[int]
 ) -> None:
@@ -88,7 +86,6 @@ def test_no_part_is_ever_told_of_that_lacks_a_record(
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
 def test_a_head_that_grows_never_changes_what_was_told(data: st.DataObject) -> None:
     stop = data.draw(st.integers(1, len(STREAM.entries)))
     early, late = STREAM.timelines(stop), STREAM.timelines()

@@ -195,9 +195,7 @@ class PagesAgainstAList(RuleBasedStateMachine):
         shutil.rmtree(self.root)
 
 
-PagesAgainstAList.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None
-)
+PagesAgainstAList.TestCase.settings = settings(stateful_step_count=25)
 test_pages_hold_what_a_list_would = PagesAgainstAList.TestCase
 
 
@@ -219,7 +217,6 @@ def test_any_bytes_are_a_row_a_catalog_or_a_format_error(data: bytes) -> None:
             continue
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     flips=st.lists(st.tuples(st.integers(0, 1 << 30), st.integers(1, 255)), max_size=8),
     cut=st.integers(0, 1 << 30),
