@@ -17,6 +17,7 @@ from common.runtime.registry import Owner
 from common.track.board import Board
 from common.track.limits import Limits
 from common.track.store import StreamReader, StreamWriter
+from common.wire.control import PING_US
 from edge import link
 from edge.worker import Pages, Worker
 from origin.broadcast import Broadcast
@@ -205,7 +206,7 @@ async def loses_nothing(rig: Rig, seconds: float) -> None:
 async def test_a_connection_gone_silent_is_made_anew(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "PING_US", link.PING_US // 4)
+    monkeypatch.setattr(link, "PING_US", PING_US // 4)
     monkeypatch.setattr(link, "CONTROL_SILENCE_US", link.CONTROL_SILENCE_US // 4)
     await rig.want()
     await rig.caught_up()
