@@ -153,10 +153,10 @@ def _variant(
         bandwidth=rates[0],
         average_bandwidth=rates[1],
         codecs=codecs or found.codec_string,
-        width=found.width,
+        width=found.shown_width,
         height=found.height,
         frame_rate=rate if video else None,
-        video_range=found.video_range if video else "",
+        video_range=found.display.video_range if video else "",
         audio=audio,
     )
 

@@ -55,6 +55,7 @@ class FlvFeed:
         self._video = _Lane()
         self._audio = _Lane()
         self._data = _Lane()
+        self._vpcc = b""
         self._log = log
         self._limited = Limited(log)
         self._multitrack = False
@@ -76,8 +77,10 @@ class FlvFeed:
         if tag.kind is TagKind.FRAME:
             self._picture(timestamp, tag)
         elif tag.kind is TagKind.SEQUENCE:
-            init = normalise_vpcc(tag.data) if tag.codec is Codec.VP9 else tag.data
-            self._set_up(self._video, tag.codec, init)
+            # The record of VP9 does not say how large the picture is: wait for a key frame.
+            self._vpcc = normalise_vpcc(tag.data) if tag.codec is Codec.VP9 else b""
+            if not self._vpcc:
+                self._set_up(self._video, tag.codec, tag.data)
 
     def audio(self, timestamp: int, body: bytes) -> None:
         """Take in an audio body; raises as :meth:`video` does."""
@@ -114,9 +117,13 @@ class FlvFeed:
 
     def _picture(self, timestamp: int, tag: VideoTag) -> None:
         lane = self._video
-        if not tag.data or not self._ready(lane, tag.codec):
+        if not tag.data:
             return
         try:
+            if self._vpcc and tag.codec is Codec.VP9 and is_keyframe(Codec.VP9, tag.data, b""):
+                self._set_up(lane, Codec.VP9, normalise_vpcc(self._vpcc, tag.data))
+            if not self._ready(lane, tag.codec):
+                return
             key = is_keyframe(tag.codec, tag.data, lane.init)
         except FormatError:
             self._drop("broken")

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from common.errors import FormatError, TrackUnsupported
 from common.formats.mp4 import MATRIX, box, full_box
-from common.formats.mp4_entries import sample_entry
+from common.formats.mp4_entries import MAX_SIDE, sample_entry
 from common.media.codec import Kind
 from common.media.describe import describe
 from common.media.track import Track
@@ -145,7 +145,7 @@ def _trak(track: Track, setup: bytes) -> bytes:
         7,  # enabled, in movie, in preview
         struct.pack(">IIIII8xHHHH", 0, 0, track.id, 0, 0, 0, 0, 0 if video else 0x100, 0),
         MATRIX,
-        struct.pack(">II", size.width << 16, size.height << 16),
+        struct.pack(">HxxHxx", min(size.shown_width, MAX_SIDE), min(size.height, MAX_SIDE)),
     )
     handler = b"vide" if video else b"soun"
     header = full_box(b"vmhd", 0, 1, bytes(8)) if video else full_box(b"smhd", 0, 0, bytes(4))

@@ -9,6 +9,7 @@ from enum import Enum, IntEnum
 
 from common.errors import FormatError, TrackUnsupported
 from common.media.codec import Codec
+from common.media.vp9 import BOX_SIZE as VPCC_SIZE
 
 
 class TagKind(Enum):
@@ -269,6 +270,8 @@ def video_sequence(codec: Codec, init: bytes) -> bytes:
     """Return the body that announces a video codec: legacy for H.264, else with its FourCC."""
     if codec is Codec.H264:
         return b"\x17\x00\x00\x00\x00" + init
+    # What VP9's setup bytes have behind the box is ours alone.
+    init = init[:VPCC_SIZE] if codec is Codec.VP9 else init
     return _ex_video(True, VideoPacketType.SEQUENCE_START, codec) + init
 
 

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from common.errors import TrackUnsupported
 from common.formats.mp4 import box, full_box
+from common.media import vp9
 from common.media.audio import opus_head_to_dops
-from common.media.av1 import parse_av1c
 from common.media.codec import Codec, Kind
+from common.media.color import UNSPECIFIED, Display
 from common.media.describe import Description, describe
-from common.media.vp9 import normalise_vpcc, parse_vpcc
 
 _VISUAL = struct.Struct(">6xH16xHHIIIH32xHh")
 _AUDIO = struct.Struct(">6xH8xHHHHI")
@@ -30,10 +30,9 @@ _STREAM_AUDIO = 0x15
 _ES, _DECODER_CONFIG, _DECODER_SPECIFIC, _SL_CONFIG = 3, 4, 5, 6
 _SL_MP4 = b"\x02"
 
-_UNSPECIFIED = (2, 2, 2)
-"""Colour primaries, transfer and matrix that say nothing (ITU-T H.273)."""
-
 OPUS_RATE = 48_000
+MAX_SIDE = 0xFFFF
+"""Pixels of width or height that there is room for."""
 
 
 def sample_entry(codec: Codec, init: bytes, rate: int) -> bytes:
@@ -54,11 +53,11 @@ def sample_entry(codec: Codec, init: bytes, rate: int) -> bytes:
     return writer(init, description)
 
 
-def _visual(kind: bytes, description: Description, *boxes: bytes) -> bytes:
+def _visual(kind: bytes, description: Description, setup: bytes) -> bytes:
     fields = _VISUAL.pack(
         1,  # data_reference_index
-        description.width,
-        description.height,
+        min(description.width, MAX_SIDE),
+        min(description.height, MAX_SIDE),
         _DPI_72,
         _DPI_72,
         0,
@@ -66,7 +65,8 @@ def _visual(kind: bytes, description: Description, *boxes: bytes) -> bytes:
         _DEPTH_COLOUR,
         -1,
     )
-    return box(kind, fields, *boxes)
+    display = description.display
+    return box(kind, fields, setup, _pasp(display), _colr(display))
 
 
 def _audio(kind: bytes, channels: int, rate: int, *boxes: bytes) -> bytes:
@@ -85,22 +85,24 @@ def _hvc1(init: bytes, description: Description) -> bytes:
 
 
 def _av01(init: bytes, description: Description) -> bytes:
-    sequence = parse_av1c(init).sequence
-    colour = _colr(sequence.color, sequence.full_range) if sequence else b""
-    return _visual(b"av01", description, box(b"av1C", init), colour)
+    return _visual(b"av01", description, box(b"av1C", init))
 
 
 def _vp09(init: bytes, description: Description) -> bytes:
-    config = parse_vpcc(init)
-    colour = _colr(config.color, config.full_range)
-    return _visual(b"vp09", description, box(b"vpcC", normalise_vpcc(init)), colour)
+    return _visual(b"vp09", description, box(b"vpcC", vp9.box(init)))
 
 
-def _colr(color: tuple[int, int, int], full_range: bool) -> bytes:
+def _pasp(display: Display) -> bytes:
+    """Write the shape of a pixel, or nothing where the bitstream does not say."""
+    return box(b"pasp", struct.pack(">II", *display.aspect)) if display.aspect else b""
+
+
+def _colr(display: Display) -> bytes:
     """Write the colour box, or nothing where the bitstream does not say."""
-    if color == _UNSPECIFIED:
+    if display.color == UNSPECIFIED and not display.full_range:
         return b""
-    return box(b"colr", struct.pack(">4sHHHB", b"nclx", *color, full_range << 7))
+    fields = struct.pack(">4sHHHB", b"nclx", *display.color, display.full_range << 7)
+    return box(b"colr", fields)
 
 
 def _aac(init: bytes, description: Description) -> bytes:

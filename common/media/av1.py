@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from common.errors import FormatError
 from common.media.bits import BitReader
-from common.media.color import frame_rate, video_range
+from common.media.color import Display, frame_rate
 
 OBU_SEQUENCE_HEADER = 1
 OBU_TEMPORAL_DELIMITER = 2
@@ -77,9 +77,9 @@ class SequenceHeader:
         return f"{head}.{self.monochrome:d}.{chroma}.{colors}"
 
     @property
-    def video_range(self) -> str:
-        """Return the VIDEO-RANGE of RFC 8216bis."""
-        return video_range(self.color[1])
+    def display(self) -> Display:
+        """Return what is said about how to show it."""
+        return Display(None, self.color, self.full_range)
 
 
 @dataclass(frozen=True, slots=True)

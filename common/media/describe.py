@@ -8,7 +8,7 @@ from functools import lru_cache
 from common.errors import FormatError
 from common.media import audio, av1, h264, hevc, vp9
 from common.media.codec import Codec
-from common.media.color import SDR
+from common.media.color import UNSAID, Display
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,17 @@ class Description:
     frame_rate: Fraction | None = None
     """Frames a second, where the encoder states it."""
 
-    video_range: str = SDR
-    """SDR, HLG or PQ (RFC 8216bis VIDEO-RANGE)."""
+    display: Display = UNSAID
+    """Shape of the samples and their colours."""
 
     frame_samples: int = 0
     """Samples of an audio frame; 960 for Opus, whose packets may differ."""
+
+    @property
+    def shown_width(self) -> int:
+        """Width in square pixels, with the height as it is."""
+        across, down = self.display.aspect or (1, 1)
+        return (2 * self.width * across + down) // (2 * down)
 
 
 @lru_cache(maxsize=1024)
@@ -95,7 +101,7 @@ def _h264(init: bytes) -> Description:
         sps.width,
         sps.height,
         frame_rate=sps.frame_rate,
-        video_range=sps.video_range,
+        display=sps.display,
     )
 
 
@@ -110,7 +116,7 @@ def _hevc(init: bytes) -> Description:
         sps.width,
         sps.height,
         frame_rate=sps.frame_rate,
-        video_range=sps.video_range,
+        display=sps.display,
     )
 
 
@@ -126,15 +132,13 @@ def _av1(init: bytes) -> Description:
         sequence.width,
         sequence.height,
         frame_rate=sequence.frame_rate,
-        video_range=sequence.video_range,
+        display=sequence.display,
     )
 
 
 def _vp9(init: bytes) -> Description:
     config = vp9.parse_vpcc(init)
-    return Description(
-        config.codec_string, config.width, config.height, video_range=config.video_range
-    )
+    return Description(config.codec_string, config.width, config.height, display=config.display)
 
 
 def _aac(init: bytes) -> Description:

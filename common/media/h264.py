@@ -9,8 +9,9 @@ from fractions import Fraction
 
 from common.errors import FormatError
 from common.media.bits import BitReader
-from common.media.color import SDR, frame_rate, video_range
+from common.media.color import UNSAID, Display, frame_rate
 from common.media.nal import spans, unescape
+from common.media.vui import read_display, skip_chroma_location
 
 NAL_IDR = 5
 NAL_SEI = 6
@@ -24,7 +25,6 @@ MAX_SIDE = 65_536
 MAX_REF_FRAMES_IN_CYCLE = 255
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 144, 244})
 _AVCC_EXTENSION_PROFILES = frozenset({100, 110, 122, 144})
-_EXTENDED_SAR = 255
 _SEI_RECOVERY_POINT = 6
 
 
@@ -45,7 +45,7 @@ class Sps:
     bit_depth_luma: int = 8
     bit_depth_chroma: int = 8
     frame_rate: Fraction | None = None
-    video_range: str = SDR
+    display: Display = UNSAID
 
     @property
     def codec_string(self) -> str:
@@ -88,9 +88,9 @@ def parse_sps(nal: bytes) -> Sps:
         _skip_scaling_matrix(bits, chroma)
     _skip_picture_order(bits)
     width, height = _dimensions(bits, 0 if separate else chroma)
-    rate, gamut = _vui(bits) if bits.flag() else (None, SDR)
+    rate, display = _vui(bits) if bits.flag() else (None, UNSAID)
     return Sps(
-        profile, constraints, level, width, height, chroma, luma_depth, chroma_depth, rate, gamut
+        profile, constraints, level, width, height, chroma, luma_depth, chroma_depth, rate, display
     )
 
 
@@ -141,29 +141,18 @@ def _dimensions(bits: BitReader, chroma_array: int) -> tuple[int, int]:
     return width, height
 
 
-def _vui(bits: BitReader) -> tuple[Fraction | None, str]:
-    """Read frame rate and transfer function; a VUI that is cut short says nothing."""
-    gamut = SDR
+def _vui(bits: BitReader) -> tuple[Fraction | None, Display]:
+    """Read what is said about display and frame rate; a VUI that is cut short says no more."""
+    display = UNSAID
     try:
-        if bits.flag() and bits.u(8) == _EXTENDED_SAR:
-            bits.skip(32)
-        if bits.flag():
-            bits.skip(1)  # overscan_appropriate_flag
-        if bits.flag():
-            bits.skip(4)  # video_format, video_full_range_flag
-            if bits.flag():
-                bits.skip(8)  # colour_primaries
-                gamut = video_range(bits.u(8))
-                bits.skip(8)  # matrix_coefficients
-        if bits.flag():
-            bits.ue()
-            bits.ue()
+        display = read_display(bits)
+        skip_chroma_location(bits)
         if bits.flag():
             units, scale = bits.u(32), bits.u(32)
-            return frame_rate(scale, 2 * units), gamut
+            return frame_rate(scale, 2 * units), display
     except FormatError:
-        return None, gamut
-    return None, gamut
+        return None, display
+    return None, display
 
 
 def parse_avcc(data: bytes) -> AvcConfig:

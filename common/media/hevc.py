@@ -10,9 +10,10 @@ from fractions import Fraction
 
 from common.errors import FormatError
 from common.media.bits import BitReader
-from common.media.color import SDR
-from common.media.hevc_vui import skip_reference_sets, skip_scaling_list, vui
+from common.media.color import UNSAID, Display
+from common.media.hevc_vui import skip_reference_sets, skip_scaling_list, timing
 from common.media.nal import spans, unescape
+from common.media.vui import read_display
 
 NAL_IRAP_FIRST = 16
 NAL_IRAP_LAST = 21
@@ -69,7 +70,7 @@ class Sps:
     temporal_layers: int
     temporal_nesting: bool
     frame_rate: Fraction | None = None
-    video_range: str = SDR
+    display: Display = UNSAID
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def parse_sps(nal: bytes) -> Sps:
     width, height = _dimensions(bits, 0 if separate else chroma)
     luma_depth = 8 + bits.ue_max(8, "bit_depth_luma_minus8")
     chroma_depth = 8 + bits.ue_max(8, "bit_depth_chroma_minus8")
-    rate, gamut = _timing(bits, sub_layers)
+    rate, display = _vui(bits, sub_layers)
     return Sps(
         general,
         width,
@@ -120,7 +121,7 @@ def parse_sps(nal: bytes) -> Sps:
         sub_layers + 1,
         nesting,
         rate,
-        gamut,
+        display,
     )
 
 
@@ -146,8 +147,9 @@ def _dimensions(bits: BitReader, chroma_array: int) -> tuple[int, int]:
     return width, height
 
 
-def _timing(bits: BitReader, sub_layers: int) -> tuple[Fraction | None, str]:
-    """Read on to the VUI; a parameter set that is cut short there says nothing about it."""
+def _vui(bits: BitReader, sub_layers: int) -> tuple[Fraction | None, Display]:
+    """Read on to the VUI; a parameter set that is cut short there says no more about it."""
+    display = UNSAID
     try:
         order_bits = bits.ue_max(12, "log2_max_pic_order_cnt_lsb_minus4") + 4
         for _ in range(sub_layers + 1 if bits.flag() else 1):
@@ -169,9 +171,12 @@ def _timing(bits: BitReader, sub_layers: int) -> tuple[Fraction | None, str]:
             for _ in range(bits.ue_max(32, "num_long_term_ref_pics_sps")):
                 bits.skip(order_bits + 1)
         bits.skip(2)  # sps_temporal_mvp_enabled_flag, strong_intra_smoothing_enabled_flag
-        return vui(bits) if bits.flag() else (None, SDR)
+        if not bits.flag():
+            return None, display
+        display = read_display(bits)
+        return timing(bits), display
     except FormatError:
-        return None, SDR
+        return None, display
 
 
 def parse_hvcc(data: bytes) -> HevcConfig:

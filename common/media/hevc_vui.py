@@ -1,4 +1,4 @@
-"""The middle and end of an HEVC sequence parameter set, read for the frame rate's sake.
+"""The middle and end of an HEVC sequence parameter set, read for the sake of what follows.
 
 ITU-T H.265 (08/2021) 7.3.4 (scaling lists), 7.3.7 (reference picture sets), E.2.1 (VUI).
 """
@@ -7,11 +7,11 @@ from fractions import Fraction
 
 from common.errors import FormatError
 from common.media.bits import BitReader
-from common.media.color import SDR, frame_rate, video_range
+from common.media.color import frame_rate
+from common.media.vui import skip_chroma_location
 
 MAX_REFERENCE_SETS = 64
 MAX_REFERENCE_PICTURES = 16
-_EXTENDED_SAR = 255
 
 
 def skip_scaling_list(bits: BitReader) -> None:
@@ -62,31 +62,18 @@ def _predicted_set(bits: BitReader, pictures: int) -> int:
     return kept
 
 
-def vui(bits: BitReader) -> tuple[Fraction | None, str]:
-    """Read frame rate and video range from vui_parameters(), as far as the timing.
+def timing(bits: BitReader) -> Fraction | None:
+    """Read the frame rate from vui_parameters(), behind the matrix coefficients.
 
     Raises:
         FormatError: If the bits run out.
     """
-    gamut = SDR
-    if bits.flag() and bits.u(8) == _EXTENDED_SAR:
-        bits.skip(32)
-    if bits.flag():
-        bits.skip(1)  # overscan_appropriate_flag
-    if bits.flag():
-        bits.skip(4)  # video_format, video_full_range_flag
-        if bits.flag():
-            bits.skip(8)  # colour_primaries
-            gamut = video_range(bits.u(8))
-            bits.skip(8)  # matrix_coeffs
-    if bits.flag():
-        bits.ue()
-        bits.ue()
+    skip_chroma_location(bits)
     bits.skip(3)  # neutral_chroma_indication, field_seq, frame_field_info_present
     if bits.flag():
         for _ in range(4):  # default display window
             bits.ue()
     if not bits.flag():
-        return None, gamut
+        return None
     units, scale = bits.u(32), bits.u(32)
-    return frame_rate(scale, units), gamut
+    return frame_rate(scale, units)

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from common.errors import FormatError
 from common.media.bits import BitReader
-from common.media.color import video_range
+from common.media.color import Display
 
 BOX_SIZE = 12
 """Bytes of a vpcC box's contents: version, flags, record, no initialization data."""
@@ -100,9 +100,9 @@ class Vp9Config:
         return f"{head}.{self.chroma:02d}.{colors}"
 
     @property
-    def video_range(self) -> str:
-        """Return the VIDEO-RANGE of RFC 8216bis."""
-        return video_range(self.color[1])
+    def display(self) -> Display:
+        """Return what is said about how to show it."""
+        return Display(None, self.color, self.full_range)
 
 
 def parse_vpcc(data: bytes) -> Vp9Config:

@@ -7,14 +7,18 @@ from common.errors import (
 )
 from common.formats import amf
 from common.formats.flv_tags import video_sequence
+from common.media import vp9
 from common.media.audio import parse_mp3_header
 from common.media.codec import Codec
+from common.media.describe import describe
 from origin.flv_feed import MAX_HEADLESS, mp3_setup
 from tests.harness.studio import AVCC, PICTURES, picture, running
 
 ASC = bytes.fromhex("1190")
 VP9_KEY = bytes.fromhex("824983420003f003f60038241c184a000030600000673fffff564564eecc00")
 """A key frame of 64 x 64 by libvpx."""
+
+VP9_INTER = b"\x86\x00\x40\x92"
 
 
 async def test_frames_arrive_byte_for_byte_with_their_times() -> None:
@@ -132,16 +136,20 @@ async def test_several_tracks_in_one_message_are_left_out_and_the_rest_goes_on()
     assert [f.data for f in frames] == PICTURES[:1]
 
 
-async def test_vp9_setup_bytes_are_those_of_a_vpcc_box_in_either_form() -> None:
+async def test_vp9_begins_at_a_key_frame_which_says_how_large_the_picture_is() -> None:
     bare = bytes.fromhex("000a820202020000")
     for setup in (bare, b"\x01\x00\x00\x00" + bare):
         async with running() as site:
             encoder = await (await site.encoder()).publish()
             encoder.rtmp.send_video(0, b"\x90vp09" + setup)
+            encoder.rtmp.send_video(0, b"\xa1vp09" + VP9_INTER)
             encoder.rtmp.send_video(0, b"\x91vp09" + VP9_KEY)
             await encoder.flush()
             [frame] = await site.stream.until_frames(1)
-        assert [t.init for t in site.stream.tracks] == [b"\x01\x00\x00\x00" + bare]
+        [track] = site.stream.tracks
+        assert vp9.box(track.init) == b"\x01\x00\x00\x00" + bare
+        about = describe(Codec.VP9, track.init)
+        assert (about.width, about.height) == (64, 64)
         assert (frame.data, frame.keyframe) == (VP9_KEY, True)
 
 

@@ -10,9 +10,12 @@ from common.formats.cmaf import emsg, fragment, init_segment, overhead, part, pr
 from common.formats.mp4 import find, iter_boxes
 from common.formats.mp4_read import read_fragments, read_init
 from common.media.codec import Codec
+from common.media.describe import describe
+from common.media.h264 import build_avcc
 from common.media.track import Track
 from common.track.catalog import PACKAGING
 from common.track.record import Flag, Record
+from tests.unit.media import samples
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden_cmaf.json"
 
@@ -21,6 +24,11 @@ AVCC = bytes.fromhex(
         " ", ""
     )
 )
+AVCC_HDR = bytes.fromhex(
+    "0142c00cffe1001c6742c00cda05067e7c39b848804a000003000200000300641e28554001000468ce0fc8"
+)
+"""4:3 pixels, BT.2020 with PQ, full range; 320 x 180 by x264."""
+
 ASC = bytes.fromhex("1190")
 OPUS = b"OpusHead" + struct.pack("<BBHIhB", 1, 2, 312, 48_000, 0, 0)
 VPCC = bytes.fromhex("010000000014820101010000")
@@ -56,13 +64,19 @@ def everything() -> dict[str, bytes]:
     """Return one of each kind of bytes that stand behind a media URL."""
     records, payloads = frames(7)
     mp3 = Track(4, Codec.MP3, 44_100)
-    vp9 = Track(5, Codec.VP9, 90_000, (VPCC,))
+    vp9 = Track(5, Codec.VP9, 90_000, (VPCC + struct.pack(">HH", 640, 360),))
+    hdr = Track(6, Codec.H264, 90_000, (AVCC_HDR,))
+    hevc = Track(7, Codec.HEVC, 90_000, (samples.HVCC_MAIN,))
+    av1 = Track(8, Codec.AV1, 90_000, (samples.AV1C,))
     return {
         "init h264": init_segment([(VIDEO, 0)]),
         "init aac": init_segment([(AUDIO, 0)]),
         "init opus": init_segment([(Track(3, Codec.OPUS, 48_000, (OPUS,)), 0)]),
         "init mp3": init_segment([(mp3, 0)]),
         "init vp9": init_segment([(vp9, 0)]),
+        "init h264 with pixels and colours": init_segment([(hdr, 0)]),
+        "init hevc": init_segment([(hevc, 0)]),
+        "init av1": init_segment([(av1, 0)]),
         "init both": init_segment([(VIDEO, 0), (AUDIO, 0)]),
         "part": part(VIDEO, records, payloads),
         "part with clock": part(VIDEO, records, payloads, None, (900_000, 1_700_000_000_123_456)),
@@ -93,6 +107,28 @@ def test_an_init_segment_says_what_the_track_is() -> None:
     assert (video.width, video.height, video.setup) == (320, 180, AVCC)
     assert (audio.id, audio.timescale, audio.handler, audio.entry) == (2, 48_000, b"soun", b"mp4a")
     assert (audio.channels, audio.sample_rate, audio.language) == (2, 48_000, "nl-BE")
+
+
+def test_a_vp9_track_has_the_size_of_its_picture_and_a_box_of_its_own_length() -> None:
+    vp9 = Track(5, Codec.VP9, 90_000, (VPCC + struct.pack(">HH", 640, 360),))
+    init = init_segment([(vp9, 0)])
+    [track] = read_init(init).tracks
+    assert (track.width, track.height, track.setup) == (640, 360, VPCC)
+    assert struct.pack(">I4s", 8 + len(VPCC), b"vpcC") + VPCC in init
+
+
+def test_a_picture_wider_than_the_fields_of_a_file_is_still_described() -> None:
+    wide = Track(5, Codec.VP9, 90_000, (VPCC + struct.pack(">HH", 65_535, 360),))
+    assert read_init(init_segment([(wide, 0)])).tracks[0].width == 65_535
+    pixels = h264_with_pixels(65_535, 1)
+    assert describe(Codec.H264, pixels).shown_width > 65_535
+    assert read_init(init_segment([(Track(1, Codec.H264, 90_000, (pixels,)), 0)])).tracks
+
+
+def h264_with_pixels(across: int, down: int) -> bytes:
+    bits = samples.BitWriter().u(8, 66).u(8, 0).u(8, 30).ue(0, 0, 0, 0, 1).u(1, 0)
+    bits.ue(39, 22).u(4, 0b1101).u(1, 1).u(8, 255).u(16, across).u(16, down).u(5, 0)
+    return build_avcc([b"\x67" + bits.rbsp()], [b"\x68\xce"])
 
 
 def test_a_file_of_one_track_is_cmaf_and_one_of_several_is_not() -> None:

@@ -1,6 +1,7 @@
 """What real encoders make, through our boxes, and back out of FFmpeg frame by frame."""
 
 import io
+import struct
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,8 @@ from common.formats.cmaf import fragment, init_segment, part
 from common.formats.mp4_read import read_fragments, read_init
 from common.media import av1, h264, hevc
 from common.media.codec import Codec
+from common.media.color import Display
+from common.media.describe import describe
 from common.media.nal import split_annexb, to_length_prefixed
 from common.media.track import Track
 from common.track.record import Flag, Record
@@ -142,6 +145,37 @@ def test_ffmpeg_reads_back_every_frame_as_it_was(made: tuple[Track, Frames]) -> 
         assert [p.pts for p in packets] == [record.dts + record.cts for record, _ in frames]
         assert [p.is_keyframe for p in packets] == [record.key for record, _ in frames]
         assert stream.time_base == Fraction(1, track.timescale)
+
+
+COLOURS = "colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc"
+
+
+@pytest.mark.parametrize(
+    ("encoder", "codec", "options"),
+    [
+        ("libx264", Codec.H264, {"x264-params": f"sar=4/3:{COLOURS}:fullrange=on"}),
+        (
+            "libx265",
+            Codec.HEVC,
+            {"x265-params": f"sar=14:{COLOURS}:range=full:log-level=none:pools=1"},
+        ),
+    ],
+)
+def test_the_shape_of_pixels_and_their_colours_are_told_to_players(
+    encoder: str, codec: Codec, options: dict[str, str]
+) -> None:
+    track, frames = make_video(encoder, {"preset": "ultrafast", **options}, codec)
+    about = describe(codec, track.inits[0])
+    assert about.display == Display((4, 3), (9, 16, 9), full_range=True)
+    assert about.display.video_range == "PQ"
+    assert (about.width, about.shown_width, about.height) == (320, 427, 180)
+    init = init_segment([(track, 0)])
+    assert struct.pack(">I4sII", 16, b"pasp", 4, 3) in init
+    assert struct.pack(">I4s4sHHHB", 19, b"colr", b"nclx", 9, 16, 9, 0x80) in init
+    movie = read_init(init)
+    assert (movie.tracks[0].width, movie.tracks[0].height) == (320, 180)
+    with av.open(io.BytesIO(init + parts_of(track, frames)[0]), "r", format="mp4") as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
 
 
 def test_our_reader_gives_back_what_was_written(made: tuple[Track, Frames]) -> None:

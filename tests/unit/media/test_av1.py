@@ -82,7 +82,7 @@ def _sequence(bits_10: bool, colors: tuple[int, int, int], full: int) -> bytes:
 def test_hdr_has_the_long_codec_string_and_its_range() -> None:
     header = av1.parse_sequence_header(_sequence(True, (9, 16, 9), 0))
     assert header.codec_string == "av01.0.13H.10.0.110.09.16.09.0"
-    assert header.video_range == "PQ"
+    assert header.display.video_range == "PQ"
     assert (header.width, header.height) == (1920, 1080)
     assert header.frame_rate == Fraction(30)
 

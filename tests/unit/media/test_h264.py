@@ -20,7 +20,7 @@ def test_real_records_give_the_codec_string_their_file_is_named_by(avcc: bytes, 
     assert description.codec_string == name
     assert (description.width, description.height) == (416, 240)
     assert description.frame_rate == Fraction(1199, 50)
-    assert description.video_range == "SDR"
+    assert description.display.video_range == "SDR"
 
 
 @pytest.mark.parametrize("avcc", [AVCC_BASELINE, AVCC_MAIN])
@@ -96,7 +96,40 @@ def test_hdr_transfer_functions_are_named() -> None:
     tail = _size(39, 22)
     tail.text = tail.text[:-1]
     tail.u(1, 1).u(2, 0).u(1, 1).u(4, 0).u(1, 1).u(8, 9).u(8, 16).u(8, 9).u(1, 0).u(1, 0)
-    assert h264.parse_sps(_sps(tail=tail)).video_range == "PQ"
+    assert h264.parse_sps(_sps(tail=tail)).display.video_range == "PQ"
+
+
+def _shown(vui: BitWriter) -> h264.Sps:
+    tail = _size(39, 22)
+    tail.text = tail.text[:-1] + "1" + vui.text
+    return h264.parse_sps(_sps(tail=tail))
+
+
+@pytest.mark.parametrize(
+    ("said", "aspect"),
+    [
+        (BitWriter().u(8, 0), None),
+        (BitWriter().u(8, 1), (1, 1)),
+        (BitWriter().u(8, 13), (160, 99)),
+        (BitWriter().u(8, 16), (2, 1)),
+        (BitWriter().u(8, 17), None),
+        (BitWriter().u(8, 255).u(16, 64).u(16, 45), (64, 45)),
+        (BitWriter().u(8, 255).u(16, 64).u(16, 0), None),
+    ],
+)
+def test_the_shape_of_a_pixel_is_one_of_a_table_or_written_out(
+    said: BitWriter, aspect: tuple[int, int] | None
+) -> None:
+    vui = BitWriter().u(1, 1)
+    vui.text += said.text
+    assert _shown(vui.u(5, 0)).display.aspect == aspect
+
+
+def test_colours_are_known_although_the_rest_is_cut_off() -> None:
+    vui = BitWriter().u(2, 0).u(1, 1).u(3, 5).u(1, 1).u(1, 1).u(8, 9).u(8, 18).u(8, 9).u(2, 1)
+    sps = _shown(vui)
+    assert (sps.display.color, sps.display.full_range, sps.frame_rate) == ((9, 18, 9), True, None)
+    assert sps.display.video_range == "HLG"
 
 
 def test_a_record_without_parameter_sets_is_described_by_its_header() -> None:
