@@ -20,7 +20,7 @@ from edge.gossip import Gossiper, memory_used
 from edge.output import configured
 from edge.supervisor import Child, Supervisor
 
-__all__ = ["Config", "run"]
+__all__ = ["Config", "check", "run"]
 
 log = Log("edge")
 
@@ -31,6 +31,15 @@ UNOWNED = 600.0
 PAGE_ROOT_MODE = 0o700
 
 
+def check(config: Config) -> None:
+    """Refuse settings that the form of the file cannot tell from good ones.
+
+    Raises:
+        ConfigError: If a setting of an output does not fit.
+    """
+    configured(config.edge.outputs)
+
+
 async def run(config: Config) -> None:
     """Serve viewers until cancelled.
 
@@ -38,7 +47,7 @@ async def run(config: Config) -> None:
         ConfigError: If a setting is wrong.
         ListenError: If an address cannot be listened on.
     """
-    configured(config.edge.outputs)  # a wrong setting is to be told now, not by every child
+    check(config)  # a wrong setting is to be told now, not by every child
     root = Path(config.node.pages)
     root.mkdir(mode=PAGE_ROOT_MODE, parents=True, exist_ok=True)
     sweep(root, time.time() - UNOWNED)

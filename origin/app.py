@@ -22,7 +22,7 @@ from origin.input import Input, InputContext
 from origin.ownership import Ownership
 from origin.streams import Streams
 
-__all__ = ["Config", "run"]
+__all__ = ["Config", "check", "run"]
 
 STOP_SECONDS = 1.0
 """How long inputs may take to send their publishers away."""
@@ -50,16 +50,24 @@ class Origin:
         self.check_sources()
 
     def check_sources(self) -> None:
-        """Refuse a source that no input understands.
+        """Refuse a source that no input understands, or whose options are wrong.
 
         Raises:
             ConfigError: With the stream's name.
         """
         for name, settings in self.config.streams.items():
-            if settings.source and not self._puller(settings.source):
+            if not settings.source:
+                continue
+            where = f"streams.{name}.source"
+            puller = self._puller(settings.source)
+            if not puller:
                 known = sorted({s for cls in self._known.values() for s in cls.schemes if s})
                 reason = f"no input can fetch {settings.source!r}; known: {', '.join(known)}"
-                raise ConfigError(f"streams.{name}.source", reason)
+                raise ConfigError(where, reason)
+            try:
+                self._known[puller].check(settings.source)
+            except ConfigError as error:
+                raise ConfigError(where, error.reason) from error
 
     def missing(self) -> str | None:
         """Return what the node is waiting for."""
@@ -132,6 +140,15 @@ async def _pull(one: Input, stream: str, source: str) -> None:
             log.info("source ended", extra={"stream": stream})
             return
         await backoff.wait()
+
+
+def check(config: Config) -> None:
+    """Refuse settings that the form of the file cannot tell from good ones.
+
+    Raises:
+        ConfigError: If a setting of an input, or a stream's source, does not fit.
+    """
+    Origin(config)
 
 
 async def run(config: Config) -> None:

@@ -54,6 +54,17 @@ class Input(ABC):
         self.settings = settings
         self.context = context
 
+    @classmethod
+    def check(cls, source: str) -> None:
+        """Refuse a stream's ``source`` that :meth:`pull` could never fetch, however it is repeated.
+
+        Called at start, with a source of one of :attr:`schemes`. What may come right by itself, as
+        a file that is not there yet, is no reason.
+
+        Raises:
+            ConfigError: If it cannot be read.
+        """
+
     @abstractmethod
     async def run(self) -> None:
         """Accept publishers until cancelled; return at once if the protocol only fetches."""

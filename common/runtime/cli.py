@@ -39,6 +39,9 @@ class Role(Protocol):
 
     Config: type[Any]
 
+    def check(self, settings: Any) -> None:
+        """Raise :exc:`ConfigError` for what only the role itself can tell to be wrong."""
+
     def run(self, settings: Any) -> Coroutine[Any, Any, None]:
         """Serve until cancelled."""
 
@@ -159,7 +162,9 @@ def _config(arguments: argparse.Namespace) -> int:
     _load(Machine, arguments)
     for role in [arguments.role] if arguments.role else ROLES:
         settings = _load(_schema(role), arguments)
-        if arguments.action == "show":
+        if arguments.action == "check":
+            _app(role).check(settings)
+        else:
             print(f"# {role}\n{as_toml(config.dump(settings))}")
     if arguments.action == "check":
         print("the configuration is good")

@@ -17,6 +17,15 @@ class FileInput(Input):
     description: ClassVar[str] = "file played as a live stream"
     schemes: ClassVar[tuple[str, ...]] = ("file", "")
 
+    @classmethod
+    def check(cls, source: str) -> None:
+        """Refuse a source whose form or options are wrong.
+
+        Raises:
+            ConfigError: If it cannot be read.
+        """
+        parse_source(source)
+
     async def run(self) -> None:
         """Do nothing: files are fetched, nobody sends them."""
 

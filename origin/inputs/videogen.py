@@ -17,6 +17,15 @@ class VideogenInput(Input):
     description: ClassVar[str] = "generated test stream"
     schemes: ClassVar[tuple[str, ...]] = ("videogen",)
 
+    @classmethod
+    def check(cls, source: str) -> None:
+        """Refuse a source whose form or options are wrong.
+
+        Raises:
+            ConfigError: If it cannot be read.
+        """
+        parse_source(source)
+
     async def run(self) -> None:
         """Do nothing: the test stream is fetched, nobody sends it."""
 

@@ -25,7 +25,7 @@ from common.track.index import Closed
 from common.track.record import Flag
 from common.track.store import StreamReader, streams_under
 from origin.api import guard
-from origin.app import Origin, input_settings, run
+from origin.app import check, input_settings, run
 from origin.config import Config
 from origin.inputs.rtmp import RtmpInput
 from tests.unit.media.samples import ASC_LC, AVCC_BASELINE
@@ -213,13 +213,23 @@ async def test_settings_that_do_not_fit_are_refused_before_anything_starts(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(ConfigError, match=r"streams\.live\.source: no input can fetch"):
-        Origin(config(tmp_path, streams__live__source="gopher://x"))
+        check(config(tmp_path, streams__live__source="gopher://x"))
     unknown = config(tmp_path, origin__inputs__rtpm__listen=":1")
     with pytest.raises(ConfigError, match="did you mean 'rtmp'"):
-        Origin(unknown)
+        check(unknown)
     wrong = config(tmp_path, origin__inputs__rtmp__lisen=":1")
     with pytest.raises(ConfigError, match="did you mean 'listen'"):
-        Origin(wrong)
+        check(wrong)
+    for source, reason in (
+        ("videogen://?sise=640x360", "did you mean 'size'"),
+        ("videogen://?fps=many", "frames a second"),
+        ("file:///a.mp4?lopp=0", "the only option is loop"),
+        ("file://elsewhere/a.mp4", "file:///absolute/path"),
+    ):
+        with pytest.raises(ConfigError, match=reason) as raised:
+            await run(config(tmp_path, streams__live__source=source))
+        assert raised.value.path == "streams.live.source"
+    check(config(tmp_path, streams__live__source=str(tmp_path / "not there yet.mp4")))
     own = config(tmp_path, origin__inputs__rtmp__silence="5s")
     given = input_settings("rtmp", RtmpInput, own.origin)
     assert (given.listen, given.silence) == ("127.0.0.1:0", 5)

@@ -34,7 +34,11 @@ def role(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         if app.error is not None:
             raise app.error
 
-    app.run = run
+    def check(settings: Any) -> None:
+        if app.error is not None:
+            raise app.error
+
+    app.run, app.check = run, check
     monkeypatch.setattr(cli, "_app", lambda _: app)
     monkeypatch.setattr(cli, "_schema", lambda _: Config)
     monkeypatch.setattr(logs, "configure", lambda *_: None)
@@ -87,6 +91,10 @@ def test_settings_are_shown_and_checked(
     assert cli.main(["config", "check"]) == 0
     assert cli.main(["config", "check", "-s", "node.nam=x"]) == 2
     assert "did you mean 'name'?" in capsys.readouterr().err
+    role.error = ConfigError("streams.a.source", "no such option")
+    assert cli.main(["config", "check"]) == 2
+    assert cli.main(["config", "show"]) == 0
+    assert "no such option" in capsys.readouterr().err
 
 
 def test_solo_checks_every_setting_before_it_starts_anything(
