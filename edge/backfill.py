@@ -91,7 +91,9 @@ class Backfill:
             return
         for first, stop in entry.held.missing(max(run.first, entry.oldest), run.stop):
             if first < min(stop, entry.floor):
-                self._wanted.append(Run(run.track, first, min(stop, entry.floor)))
+                piece = Run(run.track, first, min(stop, entry.floor))
+                if piece not in self._wanted:
+                    self._wanted.append(piece)
         while len(self._wanted) > MAX_WANTED:
             self._wanted.popleft()
 
@@ -168,6 +170,11 @@ class Backfill:
         self._wanted.clear()
         for entry in self._tracks.values():
             entry.done = True
+
+    @property
+    def pressing(self) -> bool:
+        """Whether somebody waits for what is to be fetched next."""
+        return bool(self._wanted)
 
     @property
     def busy(self) -> bool:

@@ -23,6 +23,12 @@ SCAN = 0.1
 AHEAD = 8
 """Parts behind the last one that are waited for: another edge may have told of them already."""
 
+FETCH_AGAIN = 1.0
+"""Seconds after which a segment that is waited for is asked for again."""
+
+Missing = tuple[int, int]
+"""Track and segment of which the records are not here."""
+
 T = TypeVar("T")
 
 
@@ -88,6 +94,17 @@ class Epoch:
             return self._unless_settled(track)
         return WAIT if segment.servable else GONE
 
+    def missing(self, track: int, number: int, *, part: bool) -> Missing | None:
+        """Return the closed segment that is meant, or that a part is of: its records are missing.
+
+        None if it is not known, or still grows: then it comes by itself.
+        """
+        timeline = self.timelines.tracks.get(track)
+        if timeline is None:
+            return None
+        segment = timeline.with_part(number) if part else timeline.segment(number)
+        return (track, segment.number) if segment is not None and segment.servable else None
+
     def accept(self, track: int) -> None:
         """Serve the playlist of a track from now on, whatever this edge still lacks."""
         self._settled.add(track)
@@ -127,19 +144,27 @@ class Epoch:
 class _Parked:
     """Requests that wait for the same thing."""
 
-    __slots__ = ("ask", "count", "future")
+    __slots__ = ("ask", "count", "future", "missing")
 
-    def __init__(self, ask: Callable[[], object], future: "asyncio.Future[object]") -> None:
+    def __init__(
+        self, ask: Callable[[], object], future: "asyncio.Future[object]", missing: Missing | None
+    ) -> None:
         self.ask = ask
         self.future = future
+        self.missing = missing
         self.count = 0
 
 
 class CmafStream:
     """All epochs of one stream, and what waits for the newest."""
 
-    def __init__(self, mirror: Mirror, packager: Packager) -> None:
+    def __init__(
+        self, mirror: Mirror, packager: Packager, fetch: Callable[[int, int], None]
+    ) -> None:
+        """``fetch`` is called with track and segment of what is waited for and not here."""
         self._packager = packager
+        self._fetch = fetch
+        self._fetched: dict[Missing, float] = {}
         self._epochs: dict[int, Epoch] = {}
         self._parked: dict[Hashable, _Parked] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -187,10 +212,12 @@ class CmafStream:
                 del self._epochs[old]
         return epoch
 
-    async def wait(self, key: Hashable, ask: "Ask[T]", timeout: float) -> "T | Wait":
+    async def wait(
+        self, key: Hashable, ask: "Ask[T]", timeout: float, missing: Missing | None = None
+    ) -> "T | Wait":
         """Return what ``ask`` says as soon as that is not "wait"; "wait" after ``timeout`` s.
 
-        Requests with equal keys are answered by one call.
+        Requests with equal keys are answered by one call. ``missing`` is fetched out of turn.
 
         Raises:
             ProtocolError: What ``ask`` raises.
@@ -198,7 +225,8 @@ class CmafStream:
         parked = self._parked.get(key)
         if parked is None:
             future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-            parked = self._parked[key] = _Parked(ask, future)
+            parked = self._parked[key] = _Parked(ask, future, missing)
+            self._hasten(parked)
         parked.count += 1
         self._arm()
         try:
@@ -222,10 +250,21 @@ class CmafStream:
         if self._timer is None and self._parked:
             self._timer = asyncio.get_running_loop().call_later(SCAN, self._scan)
 
+    def _hasten(self, parked: _Parked) -> None:
+        """Have fetched what a request waits for; now and then again, should that be forgotten."""
+        now = asyncio.get_running_loop().time()
+        if parked.missing is None or now < self._fetched.get(parked.missing, now):
+            return
+        self._fetched = {key: until for key, until in self._fetched.items() if now < until}
+        self._fetched[parked.missing] = now + FETCH_AGAIN
+        self._fetch(*parked.missing)
+
     def _scan(self) -> None:
         self._timer = None
         if self._parked:
             self._answer()
+        for parked in self._parked.values():
+            self._hasten(parked)
         self._arm()
 
     def _answer(self) -> None:

@@ -122,6 +122,10 @@ class Mirrors:
         self.wait = wait
         self.linger = linger
         self.on_want: Callable[[], None] = lambda: None
+        self.on_missing: Callable[[str, int, int], None] = lambda stream, track, segment: None
+        """Called with a closed segment of a track that a viewer waits for, as its records are not
+        on this node yet."""
+
         self._clock = clock
         self._mirrors: dict[str, Mirror] = {}
         self._used: dict[str, float] = {}

@@ -33,6 +33,9 @@ MAX_ASKED = 256
 
 EVICT_US = 1_000_000
 
+AHEAD = 4 * 1024 * 1024
+"""Bytes that may be fetched beyond the rate of repair while a viewer waits: a segment or two."""
+
 Message = Media | CatalogChange | Heartbeat | Joined | Absent | Records | Gone
 
 
@@ -135,10 +138,12 @@ class Receiver:
             self._evict_due_us = now + EVICT_US
             self.shelf.evict(now)
 
-    def want_segment(self, segment: int) -> None:
-        """Fetch a closed segment of the past before the rest of it."""
+    def want_segment(self, track: int, segment: int, now: int) -> None:
+        """Fetch what a track has in a closed segment of the past before the rest of it."""
         for run in self.shelf.pieces(segment):
-            self._backfill.want(run)
+            if run.track == track:
+                self._backfill.want(run)
+        self._pull_past(now)
 
     def origin_gone(self) -> None:
         """Learn that nobody has owned the stream for long."""
@@ -315,7 +320,9 @@ class Receiver:
             self._repair.asked(track, first, stop, now)
 
     def _pull_past(self, now: int) -> None:
-        if self._joining or not self._backfill.busy or not self.bucket.open(now):
+        if self._joining or not self._backfill.busy:
+            return
+        if not self.bucket.open(now, AHEAD if self._backfill.pressing else 0):
             return
         run = self._backfill.request(now, self.shelf.since_us())
         if run is not None and self._pull(run, past=True):

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from common.errors import PageGone, StoreFull, StreamBusy
 from common.media.track import INDEX_TRACK
 from common.track.catalog import Catalog
-from common.track.index import INDEX_TIMESCALE, Closed
+from common.track.index import INDEX_TIMESCALE, Closed, decode_row
 from common.track.record import Record
 from common.track.store import StreamReader, StreamWriter
 from common.wire.media import Item
@@ -25,6 +25,9 @@ MARGIN_US = 15_000_000
 
 MAX_WAITING = 32 * 1024 * 1024
 """Payload bytes that may wait for a catalog or for room; with more the stream starts anew."""
+
+CLOSED_WITHIN = 64
+"""Index rows among which a segment's closed row is, from its opened row on."""
 
 SECOND = 1_000_000
 
@@ -216,9 +219,17 @@ class Shelf:
         """Return what the index says of a closed segment."""
         if self._writer is None:
             return []
-        for _, row in self._read().rows():
-            if isinstance(row, Closed) and row.opened.segment == segment:
-                return [Run(p.track, p.first, p.first + p.count) for p in row.pieces]
+        index = self._read().track(INDEX_TRACK)
+        try:
+            first = index.first_from_segment(segment)
+            if first is None:
+                return []
+            for record in index.records(first, min(first + CLOSED_WITHIN, index.head)):
+                row = None if record.lost else decode_row(index.payload(record, verify=True))
+                if isinstance(row, Closed) and row.opened.segment == segment:
+                    return [Run(p.track, p.first, p.first + p.count) for p in row.pieces]
+        except PageGone:
+            pass
         return []
 
     def _read(self) -> StreamReader:

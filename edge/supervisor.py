@@ -3,8 +3,9 @@
 Children talk only to the supervisor, over a socketpair each, in maps with a type ``t``:
 
 =================  ==========================================================================
-viewer to us       ``want`` (``streams``: all it wants, on every change and each second)
-us to the worker   ``want`` (what any viewer wants)
+viewer to us       ``want`` (``streams``: all it wants, on every change and each second);
+                   ``segment`` (``stream``, ``track``, ``segment``): a viewer waits for this one
+us to the worker   ``want`` (what any viewer wants); ``segment``, the same
 worker to us       ``state`` (``stream``, ``state`` joining, live, absent or ended, ``epoch``);
                    absent with epoch 0: the worker has let go of the stream and its pages
 us to viewers      ``state``, the same; all that is known when a viewer first wants a stream
@@ -185,6 +186,9 @@ class Supervisor:
                 self._want(child, frozenset(map(str, streams)))
             case {"t": "state", "stream": str(stream), "state": str(state), "epoch": int(epoch)}:
                 self._state(stream, state, epoch)
+            case {"t": "segment", "stream": str(stream), "track": int(), "segment": int()}:
+                if stream in child.wants:
+                    self.worker.send(message)
             case {"t": "report"}:
                 self._report(child, message)
             case {"t": "sessions", "id": int(number), "list": [*sessions]}:

@@ -65,6 +65,7 @@ class ViewerProcess:
     async def run(self) -> None:
         """Serve until the supervisor says stop, or is gone."""
         self.mirrors.on_want = self._want
+        self.mirrors.on_missing = self._missing
         self.hub.on_skip = _count_skip
         self.sessions.observe = _observe
         self._make_outputs()
@@ -107,6 +108,10 @@ class ViewerProcess:
         wanted = self.mirrors.wanted(self.sessions.streams())
         self._wanted = wanted
         self._channel.send({"t": "want", "streams": wanted})
+
+    def _missing(self, stream: str, track: int, segment: int) -> None:
+        wish = {"t": "segment", "stream": stream, "track": track, "segment": segment}
+        self._channel.send(wish)
 
     async def _scan(self) -> None:
         loop = asyncio.get_running_loop()

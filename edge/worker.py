@@ -145,11 +145,11 @@ class Worker:
                 entry.unwanted_us = now
         self._tell_states()
 
-    def want_segment(self, stream: str, segment: int) -> None:
+    def want_segment(self, stream: str, track: int, segment: int) -> None:
         """Fetch a segment of the past before the rest of it: a viewer waits for it."""
         entry = self._entries.get(stream)
         if entry is not None:
-            entry.receiver.want_segment(segment)
+            entry.receiver.want_segment(track, segment, now_us())
 
     def _add(self, stream: str, now: int) -> Entry:
         receiver = Receiver(
@@ -334,8 +334,8 @@ async def _listen(worker: Worker, channel: Channel) -> None:
             case {"t": "want", "streams": [*streams]}:
                 worker.want(map(str, streams))
                 await _look(worker)
-            case {"t": "segment", "stream": str(stream), "segment": int(segment)}:
-                worker.want_segment(stream, segment)
+            case {"t": "segment", "stream": str(name), "track": int(track), "segment": int(place)}:
+                worker.want_segment(name, track, place)
             case {"t": "stop"}:
                 return
 

@@ -15,13 +15,13 @@ class TokenBucket:
         self._balance = float(burst)
         self._then_us = now_us
 
-    def open(self, now_us: int) -> bool:
-        """Return whether something may be moved now."""
+    def open(self, now_us: int, ahead: int = 0) -> bool:
+        """Return whether something may be moved now; ``ahead`` bytes may be owed already."""
         if now_us > self._then_us:
             gained = (now_us - self._then_us) * self._rate / 1_000_000
             self._balance = min(self._burst, self._balance + gained)
             self._then_us = now_us
-        return self._balance > 0
+        return self._balance > -ahead
 
     def charge(self, size: int) -> None:
         """Take ``size`` bytes out."""

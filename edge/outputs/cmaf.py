@@ -6,6 +6,7 @@ changes and playlists are the same for everybody.
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -89,7 +90,8 @@ class Cmaf(Output):
         if known is None or known[0] is not mirror:
             for given_up in [n for n, (_, one) in self._streams.items() if one.closed]:
                 self._streams.pop(given_up)[1].close()
-            known = self._streams[name] = (mirror, CmafStream(mirror, self.packager))
+            fetch = partial(self.context.mirrors.on_missing, name)
+            known = self._streams[name] = (mirror, CmafStream(mirror, self.packager, fetch))
         return known[1], known[1].fresh(mirror)
 
     async def multivariant(self, request: web.Request) -> web.Response:
@@ -189,7 +191,8 @@ class Cmaf(Output):
                 return Gone() if isinstance(found, Wait) and stream.current is not epoch else found
 
             key = (kind, wanted, track, number)
-            answer = await stream.wait(key, ask, self._patience(epoch))
+            missing = epoch.missing(track, number, part=kind == "part")
+            answer = await stream.wait(key, ask, self._patience(epoch), missing)
         if not isinstance(answer, Packed):
             return web.Response(status=404, headers=MISSING)
         if kind == "part" and number + 1 >= _following(epoch, track):

@@ -33,6 +33,7 @@ class CutStream:
         cuts: Cuts | None = None,
         window_us: int = 60_000_000,
         name: str = "live",
+        size: int = 40,
     ) -> None:
         self.entries: list[Entry] = []
         self.tracks = tracks
@@ -40,6 +41,7 @@ class CutStream:
         self.live = True
         self.epoch = EPOCH
         self._name = name
+        self._size = size
         self._window_us = window_us
         self._version = 1
         self._counts = {track.id: 0 for track in tracks}
@@ -84,7 +86,8 @@ class CutStream:
         self._counts[track.id] = number + 1
         step = track.frame_duration
         key = track.id != VIDEO.id or number % self.gop == 0
-        data = f"{track.id}:{number}:".encode().ljust(40 + number % 7, b".")
+        data = f"{track.id}:{number}:".encode()
+        data = data.ljust((self._size if track.id == VIDEO.id else 40) + number % 7, b".")
         dts = START * track.timescale + number * step
         init = self.inits[track.id]
         self.segmenter.push(Sample(track.id, dts, 0, step, key, init, WALL, WALL, data))

@@ -100,3 +100,13 @@ def test_without_room_nothing_more_is_fetched() -> None:
     fill.stop()
     assert fill.request(0, 0) is None
     assert not fill.busy
+
+
+def test_what_is_wanted_twice_is_fetched_once() -> None:
+    fill = Backfill()
+    fill.start(1, 20, 0, SECOND)
+    fill.want(Run(1, 2, 4))
+    fill.want(Run(1, 2, 4))
+    assert fill.pressing
+    assert drain(fill, 100)[:2] == [Run(1, 2, 4), Run(1, 4, 20)]
+    assert not fill.pressing

@@ -69,6 +69,13 @@ class Edge:
         await self.until_waiting(count)
         return task
 
+    async def parked_status(self, path: str) -> "asyncio.Task[int]":
+        """As :meth:`parked`, for the status alone."""
+        count = self.waiting() + 1
+        task = asyncio.create_task(self.status(path))
+        await self.until_waiting(count)
+        return task
+
     async def until_waiting(self, count: int) -> None:
         for _ in range(100_000):
             if self.waiting() >= count:
@@ -244,12 +251,20 @@ async def test_a_request_for_an_object_not_here_yet_waits_for_backfill(edge: Mak
             else:
                 older[number].append((record, data))
         one.mirrors.state("live", "live", EPOCH)
+        missing: list[tuple[str, int, int]] = []
+        one.mirrors.on_missing = lambda *what: missing.append(what)
         waiting = asyncio.create_task(one.status(f"{BASE}s1.m4s"))
         listed = await one.parked("/cmaf/live/1.m3u8")
         await one.until_waiting(2)
+        part = await one.parked_status(f"{BASE}p11.m4s")
+        assert missing == [("live", 1, 1)], "one question for the segment and its parts"
+        ((_, served),) = one.output._streams.values()
+        served._fetched.clear()
+        served._scan()
+        assert missing == [("live", 1, 1)] * 2
         for number, run in older.items():
             writer.insert(number, run)  # type: ignore[arg-type]
-        assert await waiting == 200
+        assert (await waiting, await part) == (200, 200)
         assert f"1/{EPOCH}.1/p20.m4s" in await listed
 
 

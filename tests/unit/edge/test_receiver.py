@@ -13,7 +13,7 @@ from common.track.limits import Limits
 from common.track.record import Flag, Record
 from common.track.store import StreamReader, StreamWriter
 from common.wire.bucket import TokenBucket
-from common.wire.control import Absent, Control, Join, Joined, Pull
+from common.wire.control import Absent, Control, Gone, Join, Joined, Pull, Records
 from common.wire.media import Item
 from common.wire.messages import CatalogChange, Heartbeat, Media
 from common.wire.repair import RepairLimits
@@ -66,13 +66,20 @@ class Rig:
             question = self.asked.pop(0)
             if self.deaf:
                 continue
-            if isinstance(question, Join):
-                places = positions(self.pages, self.known)
-                self.receiver.deliver(Joined(question.id, "live", self.known, places), self.now)
-            elif isinstance(question, Pull):
-                answer = answer_pull(self.pages, question, self.known.term)
-                if answer is not None:
-                    self.receiver.deliver(answer, self.now)
+            answer = self.reply(question)
+            if answer is not None:
+                self.receiver.deliver(answer, self.now)
+
+    def reply(self, question: Control) -> Joined | Records | Gone | None:
+        """Return what the origin answers."""
+        if isinstance(question, Join):
+            places = positions(self.pages, self.known)
+            return Joined(question.id, "live", self.known, places)
+        return (
+            answer_pull(self.pages, question, self.known.term)
+            if isinstance(question, Pull)
+            else None
+        )
 
     def publish(self, frames: int = 1, lose: bool = False) -> list[Item]:
         sent = []
@@ -359,7 +366,8 @@ def test_a_wanted_segment_comes_before_the_rest_of_the_past(rig: Rig) -> None:
     assert rows is not None
     rig.receiver.deliver(rows, rig.now)
     past = next(q for q in rig.asked if isinstance(q, Pull) and q.newest_first)
-    rig.receiver.want_segment(2)
+    for track in (VIDEO, AUDIO):
+        rig.receiver.want_segment(track, 2, rig.now)
     rig.asked.clear()
     answer = answer_pull(rig.pages, past, 2000)
     assert answer is not None
@@ -371,6 +379,27 @@ def test_a_wanted_segment_comes_before_the_rest_of_the_past(rig: Rig) -> None:
     rig.answer()
     rig.run(12)
     rig.assert_equal()
+
+
+def test_a_wanted_segment_comes_although_the_rate_is_used_up(rig: Rig) -> None:
+    for _ in range(8 * GOP):
+        rig.source.next()
+    bucket = rig.receiver.bucket = TokenBucket(1, 4_000_000, rig.now)
+    rig.receiver.connected(rig.now)
+    while not any(isinstance(q, Pull) and q.newest_first for q in rig.asked):
+        answer = rig.reply(rig.asked.pop(0))
+        assert answer is not None
+        rig.receiver.deliver(answer, rig.now)
+    under_way = [q for q in rig.asked if isinstance(q, Pull)]
+    rig.asked.clear()
+    bucket.charge(5_000_000)
+    for late in filter(None, map(rig.reply, under_way)):
+        rig.receiver.deliver(late, rig.now)
+    assert rig.asked == [], "no rate is left"
+    rig.receiver.want_segment(AUDIO, 0, rig.now)
+    assert [(q.track, q.first, q.stop) for q in rig.asked if isinstance(q, Pull)] == [
+        (AUDIO, 0, 47)
+    ]
 
 
 def test_the_end_of_a_stream_is_told(rig: Rig) -> None:

@@ -82,6 +82,15 @@ async def test_the_worker_is_told_what_any_viewer_process_wants(star: Star) -> N
     assert star.worker.told == [want("a", "b"), want("a", "b", "c"), want("b", "c")]
 
 
+async def test_the_worker_hears_which_segment_a_viewer_waits_for(star: Star) -> None:
+    wish = {"t": "segment", "stream": "a", "track": 1, "segment": 5}
+    star.hub.heard(star.viewers[0], wish)
+    assert star.worker.told == [], "nobody watches it there"
+    star.wants(0, "a")
+    star.hub.heard(star.viewers[0], wish)
+    assert star.worker.told == [want("a"), wish]
+
+
 async def test_states_go_to_the_viewers_that_want_the_stream(star: Star) -> None:
     star.wants(0, "a")
     star.state("a")

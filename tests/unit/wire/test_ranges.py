@@ -45,3 +45,11 @@ def test_a_bucket_says_how_long_to_wait() -> None:
     wait = bucket.wait_us(0)
     assert not bucket.open(wait - 10_000)
     assert bucket.open(wait)
+
+
+def test_a_bucket_lends_to_who_is_in_a_hurry_up_to_a_limit() -> None:
+    bucket = TokenBucket(rate=1000, burst=500, now_us=0)
+    bucket.charge(1000)
+    assert not bucket.open(0)
+    assert not bucket.open(0, ahead=500)
+    assert bucket.open(0, ahead=501)
