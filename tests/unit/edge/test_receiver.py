@@ -393,7 +393,8 @@ def test_a_wanted_segment_comes_although_the_rate_is_used_up(rig: Rig) -> None:
     under_way = [q for q in rig.asked if isinstance(q, Pull)]
     rig.asked.clear()
     bucket.charge(5_000_000)
-    for late in filter(None, map(rig.reply, under_way)):
+    for late in [rig.reply(question) for question in under_way]:
+        assert late is not None
         rig.receiver.deliver(late, rig.now)
     assert rig.asked == [], "no rate is left"
     rig.receiver.want_segment(AUDIO, 0, rig.now)
