@@ -13,7 +13,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable
 
 from common.media.track import Track
-from common.track.index import INDEX_TIMESCALE, Closed, Opened, Piece, Row
+from common.track.index import CONTIGUOUS_US, INDEX_TIMESCALE, Closed, Opened, Piece, Row
 from common.track.record import Flag, Record
 from edge.segments import Segment, Span
 
@@ -260,8 +260,8 @@ class Timeline:
         later = self._by_first.get(span.stop)
         if later is None or later.segment != span.segment + 1 or later.breaks:
             return None
-        end = span.parts[-1].end
-        if abs(later.start - end) > span.last_duration:
+        near = CONTIGUOUS_US * self.track.timescale // INDEX_TIMESCALE
+        if abs(later.start - span.parts[-1].end) > min(span.last_duration, near):
             return None
         return later.start - span.start
 

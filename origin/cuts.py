@@ -54,13 +54,17 @@ def part_target(cuts: Cuts, leader: Lane, samples: Sequence[Sample]) -> int:
     return -(-11 * count * nominal * 1000 // (10 * leader.timescale)) * 1000
 
 
-def target_duration(cuts: Cuts, gop_us: int) -> int:
-    """Return the seconds that no segment exceeds, from the duration of the first GOP."""
+def target_duration(cuts: Cuts, gop_us: int, longest_us: int = 0) -> int:
+    """Return the seconds that no segment exceeds, from the duration of the first GOP.
+
+    ``longest_us`` is what some track has in its first segment already.
+    """
     gops = max(1, -(-(cuts.segment_us - TRIFLE_US) // gop_us))
     most_us = cuts.segment_max_us
     spans = (gops * gop_us, (gops - 1) * gop_us)
     span_us = next((span for span in spans if 0 < span <= most_us + OVER_US), most_us)
-    seconds = max(_ceil(span_us - TRIFLE_US), _ceil(cuts.segment_us))
+    least_us = (span_us - TRIFLE_US, cuts.segment_us, longest_us - ROUNDING_US)
+    seconds = max(map(_ceil, least_us))
     return max(1, min(seconds, most_us // SECOND_US))
 
 
@@ -70,6 +74,11 @@ def limit_us(cuts: Cuts, promises: Promises) -> int:
     if not target_us or target_us + ROUNDING_US > cuts.segment_max_us:
         return max(cuts.segment_max_us, target_us) + OVER_US
     return target_us + ROUNDING_US
+
+
+def most_us(promises: Promises) -> int:
+    """Return the microseconds that no segment exceeds on any track: rounded, it is the target."""
+    return promises.target_duration * SECOND_US + SECOND_US // 2 - 1
 
 
 def _ceil(duration_us: int) -> int:

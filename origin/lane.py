@@ -1,12 +1,12 @@
 """One track as the segmenter sees it: its numbering, its open part, its share of open segments."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
 from common.media.codec import Kind
-from common.track.index import Piece
+from common.track.index import Opened, Piece, Row, encode_row
 from common.track.record import Flag, Record
 
 SECOND_US = 1_000_000
@@ -14,7 +14,7 @@ SECOND_US = 1_000_000
 ROUNDED_US = 1_100
 """Times that differ by less may be the same: RTMP rounds to milliseconds."""
 
-_PART_END = int(Flag.PART_END)
+_KEY, _PART_END = int(Flag.KEY), int(Flag.PART_END)
 
 
 class Sample(NamedTuple):
@@ -29,6 +29,14 @@ class Sample(NamedTuple):
     capture_us: int
     ingest_us: int
     payload: bytes
+
+
+def index_record(row: Row, seq: int, dts: int, segment: int) -> tuple[Record, bytes]:
+    """Return an index row as a record and its payload; ``segment`` is the newest one."""
+    payload = encode_row(row)
+    wall = row.wall_us if isinstance(row, Opened) else row.opened.wall_us
+    check, size = crc32(payload), len(payload)
+    return Record(seq, dts, wall, wall, 0, 0, segment, 0, 0, size, check, _KEY, 0), payload
 
 
 class Tally:
@@ -54,10 +62,11 @@ class Tally:
         self.end = record.dts + record.duration
         return record.part
 
-    def piece(self, track: int, last_part: int) -> Piece:
-        """Return it as a row states it."""
+    def piece(self, track: int, last_part: int, most: int) -> Piece:
+        """Return it as a row states it; a hole behind it counts up to ``most`` ticks in all."""
         record = self.record
         end = self.end if self.left is None else self.left
+        end = max(self.end, min(end, record.dts + most))
         return Piece(
             track=track,
             first=record.seq,
@@ -113,6 +122,38 @@ class Lane:
     def slack_us(self, sample: Sample) -> int:
         """Return how far from a rendition's keyframe this one may be and still mean its cut."""
         return max(ROUNDED_US, self.to_us(sample.duration) // 8)
+
+    @property
+    def begun_us(self) -> int | None:
+        """Stream time at which its segment began on this track; None if that is closed."""
+        tally = self.tallies.get(self.segment)
+        return self.to_us(tally.record.dts) if tally is not None else None
+
+    @property
+    def share_us(self) -> int:
+        """How long the part of its segment is that it has."""
+        return self.end_us - self.begun_us if self.begun_us is not None else 0
+
+    def outlasts(self, sample: Sample, opened: Opened, limit_us: int) -> bool:
+        """Whether this frame ends too late for the segment ``opened``, or for its own share."""
+        begun_us = opened.start_us
+        if self.segment == opened.segment and self.begun_us is not None:
+            begun_us = min(begun_us, self.begun_us)
+        return self.to_us(sample.dts + sample.duration) - begun_us > limit_us
+
+    def must_leave(self, sample: Sample, limit_us: int, due_us: int | None) -> bool:
+        """Whether a frame goes to the next segment, although that begins later.
+
+        Its share of the segment would be longer than ``limit_us``; or it is a keyframe and the
+        share ``due_us`` long (not with None).
+        """
+        if self.sparse or self.begun_us is None:
+            return False
+        if self.to_us(sample.dts + sample.duration) - self.begun_us > limit_us:
+            return True
+        if due_us is None or not (self.video and sample.key):
+            return False
+        return self.to_us(sample.dts + sample.duration // 2) - self.begun_us >= due_us
 
     def promise(self, part_target_us: int) -> None:
         """Take the duration that no part may exceed."""
@@ -182,12 +223,13 @@ class Lane:
             self._part += 1
             self._count = 0
 
-    def close(self, segment: int) -> Piece | None:
-        """Return what it has in a segment that is being closed."""
+    def close(self, segment: int, most_us: int) -> Piece | None:
+        """Return what it has in a segment that is being closed, ``most_us`` long at most."""
         tally = self.tallies.get(segment)
         if tally is None or segment not in self._parts:
             return None
-        return tally.piece(self.number, self._parts[segment])
+        most = most_us * self.timescale // SECOND_US
+        return tally.piece(self.number, self._parts[segment], most)
 
     def forget(self, segment: int) -> None:
         """Drop what was counted of a segment: it is closed."""
@@ -202,3 +244,13 @@ class Lane:
         self.seal()
         self.discontinuity = discontinuity
         self.front_us = self.end_us
+
+
+def content_end_us(lanes: Iterable[Lane], opened: Opened) -> int:
+    """Return where the content of a segment ends that nothing follows without a break."""
+    ends = [
+        (lane.video, not lane.sparse, lane.to_us(lane.tallies[opened.segment].end))
+        for lane in lanes
+        if opened.segment in lane.tallies
+    ]
+    return max(ends)[2] if ends else opened.start_us

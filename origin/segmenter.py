@@ -11,15 +11,14 @@ for a page) leaves a record unnumbered, not missing.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from zlib import crc32
 
 from common.errors import StoreFull
 from common.media.codec import Kind
 from common.media.track import INDEX_TRACK
-from common.track.index import Closed, Opened, Row, encode_row
+from common.track.index import Closed, Opened, Row
 from common.track.record import Flag, Record
-from origin.cuts import Cuts, Promises, limit_us, part_target, target_duration
-from origin.lane import SECOND_US, Lane, Sample
+from origin.cuts import Cuts, Promises, limit_us, most_us, part_target, target_duration
+from origin.lane import SECOND_US, Lane, Sample, content_end_us, index_record
 from origin.waiting import WaitingRoom
 
 __all__ = ["Cuts", "Promises", "Sample", "Segmenter"]
@@ -69,6 +68,7 @@ class Segmenter:
         self._emit = emit
         self._lanes: dict[int, Lane] = {}
         self._open: list[Opened] = []
+        self._alone: set[int] = set()  # opened without the leader
         self._room: WaitingRoom | None = WaitingRoom(self._lanes)
         self._leader: Lane | None = None
         self._holding = 0
@@ -144,8 +144,8 @@ class Segmenter:
             self._start(self._room, leader)
         for lane in self._lanes.values():
             self._release(lane, everything=True)
-        if self._open and not self.promises.target_duration:
-            self._promise_target(self._cuts.segment_max_us)  # no GOP was whole: allow for any
+        if self._open:
+            self._promise_any()
         while self._open:
             self._close()
         self._restart()
@@ -271,8 +271,9 @@ class Segmenter:
             self._open_segment(pts_us, True)
         elif leads:
             self._lead(lane, sample, pts_us)
-        elif not lane.sparse and self._stalled(pts_us):
+        elif not lane.sparse and lane.outlasts(sample, newest, self._limit_us):
             self._open_segment(pts_us, False)
+            self._alone.add(self._open[-1].segment)
         self._place(lane, sample, self._segment_for(lane, sample, pts_us), pts_us)
         if leads and self._holding:
             for other in self._lanes.values():
@@ -282,9 +283,8 @@ class Segmenter:
 
     def _lead(self, lane: Lane, sample: Sample, pts_us: int) -> None:
         """Open a segment if the leader's frame begins one."""
-        start_us = self._open[-1].start_us
-        end_us = lane.to_us(sample.dts + sample.duration)
-        overfull = end_us - start_us > limit_us(self._cuts, self.promises)
+        newest = self._open[-1]
+        overfull = lane.outlasts(sample, newest, self._limit_us)
         starts = sample.key or not lane.video
         hole = overfull and lane.started and lane.to_us(sample.dts) - lane.end_us > GAP_US
         if hole or (self._break and (starts or overfull)):
@@ -293,9 +293,9 @@ class Segmenter:
             self._open_segment(pts_us, False)
         elif not lane.video:
             self._follow_grid(pts_us)
+        elif lane.segment < newest.segment and pts_us < newest.start_us:
+            return  # others had to open it without the leader, who is late
         elif overfull or (sample.key and self._due(pts_us, lane.to_us(sample.duration) // 2)):
-            if overfull and not self.promises.target_duration:
-                self._promise_target(self._cuts.segment_max_us)
             self._open_segment(pts_us, False)
 
     def _follow_grid(self, pts_us: int) -> None:
@@ -310,7 +310,7 @@ class Segmenter:
         elapsed = pts_us - self._open[-1].start_us
         if elapsed >= self._cuts.segment_us - half_us:
             return True
-        return self._gop_us > 0 and elapsed + self._gop_us > limit_us(self._cuts, self.promises)
+        return self._gop_us > 0 and elapsed + self._gop_us > self._limit_us
 
     def _note_key(self, pts_us: int) -> None:
         if self._key_us is not None and pts_us > self._key_us:
@@ -318,15 +318,6 @@ class Segmenter:
             if not self.promises.target_duration:
                 self._promise_target(self._gop_us)
         self._key_us = pts_us
-
-    def _stalled(self, pts_us: int) -> bool:
-        """Whether the leader stands still while its segment is full."""
-        leader = self._leader
-        return (
-            leader is not None
-            and pts_us - leader.end_us > LATE_US
-            and pts_us - self._open[-1].start_us > limit_us(self._cuts, self.promises)
-        )
 
     def _early(self, lane: Lane, sample: Sample) -> bool:
         """Whether a rendition has come to a cut before its leader, and should wait for it."""
@@ -350,6 +341,9 @@ class Segmenter:
     def _segment_for(self, lane: Lane, sample: Sample, pts_us: int) -> int:
         """Return the newest segment that has begun for this frame."""
         least = max(lane.segment, self._open[0].segment)
+        if least < self._open[-1].segment:
+            due_us = self._cuts.segment_us if lane.segment + 1 in self._alone else None
+            least += lane.must_leave(sample, self._limit_us, due_us)
         slack_us = lane.slack_us(sample) if lane.video else 0
         for opened in reversed(self._open):
             if opened.segment <= least or opened.breaks or pts_us + slack_us >= opened.start_us:
@@ -377,6 +371,8 @@ class Segmenter:
     # Segments.
 
     def _open_segment(self, start_us: int, breaks: bool) -> None:
+        if self._open:
+            self._promise_any()
         number = self._discontinuities + breaks
         opened = Opened(self._next, start_us, self._wall(start_us), number, breaks)
         self._write_row(opened, start_us, opened.segment)
@@ -407,40 +403,41 @@ class Segmenter:
         """Write the closed row of the oldest open segment."""
         opened = self._open[0]
         lanes = self._lanes.values()
-        pieces = [piece for lane in lanes if (piece := lane.close(opened.segment)) is not None]
+        most = most_us(self.promises)
+        pieces = [piece for lane in lanes if (piece := lane.close(opened.segment, most))]
         if len(self._open) > 1 and not self._open[1].breaks:
             end_us = self._open[1].start_us
         else:
-            end_us = self._end_us(opened)
-        row = Closed(opened, max(1, end_us - opened.start_us), tuple(pieces))
+            end_us = content_end_us(lanes, opened)
+        lasts_us = max(1, min(end_us - opened.start_us, most))
+        row = Closed(opened, lasts_us, tuple(pieces))
         self._write_row(row, end_us, self._open[-1].segment)
         del self._open[0]
+        self._alone.discard(opened.segment)
         self.closed += 1
         for lane in lanes:
             lane.forget(opened.segment)
 
-    def _end_us(self, opened: Opened) -> int:
-        """Return where the content of a segment ends that nothing follows without a break."""
-        ends = [
-            (lane.video, not lane.sparse, lane.to_us(lane.tallies[opened.segment].end))
-            for lane in self._lanes.values()
-            if opened.segment in lane.tallies
-        ]
-        return max(ends)[2] if ends else opened.start_us
-
     def _write_row(self, row: Row, dts: int, segment: int) -> None:
-        payload = encode_row(row)
-        wall = row.wall_us if isinstance(row, Opened) else row.opened.wall_us
-        check = crc32(payload)
-        size = len(payload)
-        record = Record(self._rows, dts, wall, wall, 0, 0, segment, 0, 0, size, check, _KEY, 0)
-        self._emit(INDEX_TRACK, record, payload)
+        self._emit(INDEX_TRACK, *index_record(row, self._rows, dts, segment))
         self._rows += 1
 
     # What players are promised.
 
+    @property
+    def _limit_us(self) -> int:
+        return limit_us(self._cuts, self.promises)
+
     def _promise_target(self, gop_us: int) -> None:
-        self._promise(target_duration=target_duration(self._cuts, gop_us))
+        shares_us = [lane.share_us for lane in self._lanes.values() if not lane.sparse]
+        self._promise(
+            target_duration=target_duration(self._cuts, gop_us, max(shares_us, default=0))
+        )
+
+    def _promise_any(self) -> None:
+        """Allow for any GOP, for no first one was whole when the first segment had to end."""
+        if not self.promises.target_duration:
+            self._promise_target(self._cuts.segment_max_us)
 
     def _promise(self, **changes: int | bool) -> None:
         """Change the promises; the object stays the same if nothing changes."""

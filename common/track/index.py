@@ -64,6 +64,12 @@ class Piece:
     """Whether it starts with a keyframe."""
 
 
+CONTIGUOUS_US = 90_000
+"""A record that begins so near the end of the one before, and within one duration of it, goes on
+without a hole: a segment lasts until the next one's first record. Across a hole its closed row
+decides, which never says more than the target duration."""
+
+
 @dataclass(frozen=True, slots=True)
 class Closed:
     """A segment is complete: nothing will be added to it on any track."""

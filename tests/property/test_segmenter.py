@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from common.errors import StoreFull
 from common.media.codec import Kind
 from common.media.track import INDEX_TRACK
-from common.track.index import Closed, Opened, Row, decode_row
+from common.track.index import CONTIGUOUS_US, Closed, Opened, Row, decode_row
 from common.track.record import Flag, Record
 from origin.segmenter import Cuts, Sample, Segmenter
 
@@ -83,13 +83,26 @@ def check_parts(records: list[Record], scale: int, target_us: int, sparse: bool)
             assert length * 1_000_000 >= target_us * scale * 85 // 100
 
 
-def check(store: Store, segmenter: Segmenter, count: dict[int, int]) -> None:
+def derivable(last: Record, following: Record, scale: int) -> bool:
+    """Whether an edge takes the start of the next segment for the end of this one."""
+    if following.segment != last.segment + 1 or following.flags & Flag.DISCONTINUITY:
+        return False
+    hole = abs(following.dts - last.dts - last.duration)
+    return hole <= min(last.duration, CONTIGUOUS_US * scale // 1_000_000)
+
+
+def check(
+    store: Store, segmenter: Segmenter, count: dict[int, int], *, holes: bool = False
+) -> None:
+    """Check all promises but, with ``holes`` in the tracks, how long parts are."""
     promises = segmenter.promises
     opened = [row for row in store.rows if isinstance(row, Opened)]
     closed = [row for row in store.rows if isinstance(row, Closed)]
     assert [row.segment for row in opened] == list(range(len(opened)))
     assert [row.opened for row in closed] == opened
     covered: dict[int, int] = defaultdict(int)
+    places = {(track, record.seq): place for place, (track, record) in enumerate(store.order)}
+    row_seqs = {row: seq for seq, row in enumerate(store.rows)}
     for row in closed:
         assert row.duration_us <= promises.target_duration * 1_000_000 + 499_999
         for piece in row.pieces:
@@ -105,12 +118,20 @@ def check(store: Store, segmenter: Segmenter, count: dict[int, int]) -> None:
             assert piece.start == run[0].dts
             assert piece.key == run[0].key
             assert piece.duration > 0 or KINDS[piece.track] is Kind.METADATA
+            lasts_us = piece.duration * 1_000_000 // SCALES[piece.track]
+            assert lasts_us <= promises.target_duration * 1_000_000 + 499_999
+            following = store.records[piece.track][piece.first + piece.count :][:1]
+            if following and derivable(run[-1], following[0], SCALES[piece.track]):
+                derived = following[0].dts - piece.start
+                told_before = places[0, row_seqs[row]] < places[piece.track, following[0].seq]
+                assert piece.duration == derived or told_before
     for track, records in store.records.items():
         if track == INDEX_TRACK:
             continue
         assert covered[track] == len(records)
         assert all(a.segment <= b.segment for a, b in pairwise(records))
-        check_parts(records, SCALES[track], promises.part_target_us, track == 4)
+        if not holes:
+            check_parts(records, SCALES[track], promises.part_target_us, track == 4)
     total = sum(len(records) for track, records in store.records.items() if track != 0)
     assert total + segmenter.dropped == sum(count.values())
     begun: set[int] = set()
@@ -121,7 +142,7 @@ def check(store: Store, segmenter: Segmenter, count: dict[int, int]) -> None:
 
 
 def run(
-    tracks: list[list[Sample]], delays: list[int], cuts: Cuts | None = None
+    tracks: list[list[Sample]], delays: list[int], cuts: Cuts | None = None, *, holes: bool = False
 ) -> tuple[Store, Segmenter]:
     store = Store()
     segmenter = Segmenter(cuts or Cuts(), lambda us: us + 1_700_000_000_000_000, store.emit)
@@ -131,7 +152,8 @@ def run(
     for one in interleave(tracks, delays):
         segmenter.push(one)
     segmenter.finish()
-    check(store, segmenter, {samples[0].track: len(samples) for samples in tracks})
+    count = {samples[0].track: len(samples) for samples in tracks}
+    check(store, segmenter, count, holes=holes)
     return store, segmenter
 
 
@@ -201,6 +223,50 @@ def test_a_sparse_track_neither_holds_segments_open_nor_is_lost(
     store, _ = run(tracks, delays)
     closed = [row for row in store.rows if isinstance(row, Closed)]
     assert len(closed) == 5
+
+
+@given(
+    outages=st.lists(
+        st.tuples(st.sampled_from([1, 2, 3]), st.integers(0, 12_000), st.integers(40, 9_000)),
+        max_size=4,
+    ),
+    ahead=st.lists(st.integers(0, 1500), min_size=3, max_size=3),
+    gop=st.sampled_from([0.5, 1, 2, 3, 10]),
+    rates=st.tuples(st.sampled_from([5, 25, 50]), st.sampled_from([5, 25])),
+)
+def test_no_track_outlasts_the_target_whoever_stops_or_hurries_ahead(
+    outages: list[tuple[int, int, int]], ahead: list[int], gop: float, rates: tuple[int, int]
+) -> None:
+    tracks = [video(1, 13, rates[0], gop), audio(13, 7), video(3, 13, rates[1], gop)]
+    for track, start_ms, length_ms in outages:
+        gone = range((START * 1000 + start_ms), (START * 1000 + start_ms + length_ms))
+        tracks[track - 1] = [
+            one for one in tracks[track - 1] if one.dts * 1000 // SCALES[track] not in gone
+        ]
+    run([samples for samples in tracks if samples], ahead, holes=True)
+
+
+def test_sound_whose_picture_stops_within_its_first_gop_is_cut_as_well() -> None:
+    store, segmenter = run([video(1, 3, 25, 10), audio(14, 0)], [0])
+    assert segmenter.promises.target_duration == 6
+    closed = [row for row in store.rows if isinstance(row, Closed)]
+    assert [row.duration_us // 1_000_000 for row in closed[:2]] == [6, 6]
+
+
+def test_sound_that_outlasts_its_picture_is_cut_before_the_target_is_exceeded() -> None:
+    store, segmenter = run([video(1, 5.6, 25, 2), audio(11, 0)], [0])
+    assert segmenter.promises.target_duration == 2
+    closed = [row for row in store.rows if isinstance(row, Closed)]
+    lasts = [piece.duration for row in closed for piece in row.pieces if piece.track == 2]
+    assert max(lasts) < 2.5 * 48_000
+
+
+def test_a_keyframe_that_comes_late_joins_the_segment_that_sound_had_to_open() -> None:
+    store, segmenter = run([video(1, 12, 25, 2), audio(12, 0)], [700, 0])
+    assert segmenter.promises.independent, "no picture is cut anywhere but at its keyframes"
+    starts = [a for b, a in pairwise(store.records[1]) if a.segment != b.segment]
+    assert len(starts) == 5
+    assert all(record.key for record in starts)
 
 
 class Crash(Exception):

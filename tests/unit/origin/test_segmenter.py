@@ -97,10 +97,9 @@ def test_video_that_comes_late_takes_the_lead_at_its_keyframe() -> None:
 
 def test_when_the_leader_ends_audio_goes_on_on_a_grid() -> None:
     store, segmenter = make(1, 2)
-    for one in video(1, 3, 25, 2):
-        segmenter.push(one)
     sound = audio(9, 0)
-    for one in sound[:141]:
+    frames = video(1, 3, 25, 2) + sound[:141]
+    for one in sorted(frames, key=lambda one: one.dts / SCALES[one.track]):
         segmenter.push(one)
     segmenter.leave(1)
     for one in sound[141:]:
