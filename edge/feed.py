@@ -112,7 +112,8 @@ class Feed:
         self._burst: tuple[dict[int, int], list[Chunk]] | None = None
         self._now_us = 0
         self.lost = 0
-        """Frames that the node never got and that viewers therefore do not get either."""
+        """Frames that the node never got and that viewers therefore do not get either, since the
+        owner last set this to 0; those that need them to be decoded are counted too."""
 
     @property
     def video(self) -> bool:

@@ -325,8 +325,18 @@ class _Fan:
         except HeadwaterError as error:
             self._fell_behind(error)
             return
+        self._count_lost()
         if chunks:
             self._deliver(chunks)
+
+    def _count_lost(self) -> None:
+        """Count what this node never got, for each viewer that should have had it."""
+        lost, self.feed.lost = self.feed.lost, 0
+        missed = [viewer for viewer in self.viewers if viewer.phase is Phase.LIVE] if lost else []
+        for viewer in missed:
+            viewer.session.dropped += lost
+        if missed:
+            self._hub.on_skip(self.feed.form.protocol, "lost", lost * len(missed))
 
     def _fell_behind(self, error: HeadwaterError) -> None:
         """Go on with the newest keyframe: the records are gone, or cannot be muxed."""

@@ -86,7 +86,10 @@ SESSIONS_TOTAL = _counter("sessions_opened", "Viewers' sessions opened.", "proto
 SESSIONS_REFUSED = _counter("sessions_refused", "Viewers refused.", "protocol", "reason")
 EGRESS_BYTES = _counter("egress_bytes", "Bytes sent to viewers.", "protocol")
 FRAMES_SKIPPED = _counter(
-    "viewer_frames_skipped", "Frames left out for slow viewers.", "protocol", "reason"
+    "viewer_frames_skipped",
+    "Frames that viewers did not get: they were slow, or the edge had lost the frames.",
+    "protocol",
+    "reason",
 )
 CAPTURE_TO_VIEWER = _histogram(
     "capture_to_viewer_seconds", "From the encoder's clock to the viewer's socket.", "protocol"

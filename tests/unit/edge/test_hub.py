@@ -127,12 +127,17 @@ async def test_new_setup_bytes_go_before_the_first_frame_that_needs_them(room: R
 
 
 async def test_after_a_lost_picture_nothing_is_sent_until_the_next_keyframe(room: Room) -> None:
+    skipped: list[tuple[str, str, int]] = []
+    room.hub.on_skip = lambda *what: skipped.append(what)
     room.stream.frames(42)
-    _, transport = room.join()
+    viewer, transport = room.join()
+    room.join()
     room.stream.video(lost=True)
     room.stream.frames(12)
     room.wake()
     assert got(transport) == [40, 41, *range(50, 55)]
+    assert skipped == [("ledger", "lost", 2 * 8)], "eight frames, for two viewers"
+    assert viewer.session.dropped == 8
     sounds = got(transport, 2)
     assert sounds == list(range(sounds[0], len(room.stream.sent[2])))
 
