@@ -3,7 +3,8 @@
 A child gets what it needs in the environment variable ``HEADWATER_CHILD``, a JSON object:
 ``control`` is the descriptor of its end of the channel, ``wake`` those of eventfds (the worker
 rings them all, a viewer process waits for its own), ``listen`` those of listening sockets, and
-``settings`` the sections ``node``, ``log`` and ``edge`` of the configuration.
+``settings`` the sections ``node``, ``log`` and ``edge`` of the configuration, and of its streams
+what bounds their pages.
 """
 
 import asyncio
@@ -64,7 +65,8 @@ def viewer(config: Config, wake: int, listeners: Sequence[socket.socket]) -> Spa
 def _spawner(module: str, config: Config, wakes: Sequence[int], listen: Sequence[int]) -> Spawn:
     # A stream's key is no business of a child's, and the environment can be read in /proc.
     settings = loader.dump(config)
-    settings.pop("streams", None)
+    bounds = {name: {"bytes_max": int(one.bytes_max)} for name, one in config.streams.items()}
+    settings["streams"] = bounds
 
     async def spawn(control: socket.socket) -> Process:
         given = Inheritance(control.fileno(), list(wakes), list(listen), settings)

@@ -9,8 +9,8 @@ the pages and goes on.
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import zmq
 
 from common.errors import HeadwaterError
 from common.runtime import metrics, wake
+from common.runtime.config import StreamSettings, stream_settings
 from common.runtime.control import Channel
 from common.runtime.logs import Log
 from common.runtime.registry import EmbeddedRegistry, Owner
@@ -66,10 +67,14 @@ class Pages:
     root: Path
     board: Board
     limits: Limits
+    streams: Mapping[str, StreamSettings] = field(default_factory=dict)
 
     def open(self, stream: str, epoch: int) -> StreamWriter:
         """Become the writer of one epoch of a stream."""
-        return StreamWriter.open(self.root, stream, epoch, self.limits, board=self.board)
+        limits = self.limits
+        if (known := stream_settings(self.streams, stream)) is not None:
+            limits = replace(limits, bytes_per_stream=known.bytes_max)
+        return StreamWriter.open(self.root, stream, epoch, limits, board=self.board)
 
 
 @dataclass(slots=True)
@@ -296,6 +301,7 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
     sys.setswitchinterval(SWITCH_INTERVAL)
     root = Path(config.node.pages)
     registry = EmbeddedRegistry(config.node.registry)
+    limits = Limits(budget=Budget(config.node.pages_max))
 
     def ring() -> None:
         for fd in given.wake:
@@ -303,7 +309,7 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
 
     worker = Worker(
         node=config.node.name,
-        pages=Pages(root, Board.create(root), Limits(budget=Budget(config.node.pages_max))),
+        pages=Pages(root, Board.create(root), limits, config.streams),
         find_owner=registry.owner,
         tell=channel.send,
         ring=ring,

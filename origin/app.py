@@ -14,9 +14,10 @@ from common.runtime.logs import Log
 from common.runtime.registry import EmbeddedRegistry, NodeEntry
 from common.runtime.tasks import Backoff
 from common.track.limits import Budget
+from common.wire.control import MAX_PULL
 from origin import inputs
 from origin.api import routes
-from origin.broadcast import Broadcast
+from origin.broadcast import Broadcast, BroadcastSettings
 from origin.config import Config, OriginSettings
 from origin.input import Input, InputContext
 from origin.ownership import Ownership
@@ -47,6 +48,9 @@ class Origin:
         for name in sorted(unknown):
             hint = suggestion(name, self._known)
             raise ConfigError(f"origin.inputs.{name}", f"no such input{hint}")
+        if config.origin.repair_rate < MAX_PULL:
+            reason = f"must be {MAX_PULL} bytes a second or more: one answer to an edge"
+            raise ConfigError("origin.repair_rate", reason)
         self.check_sources()
 
     def check_sources(self) -> None:
@@ -163,7 +167,8 @@ async def run(config: Config) -> None:
     registry = EmbeddedRegistry(node.registry)
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(listen.bind(settings.http, setting="origin.http"))
-        bus = Broadcast(settings.bus, settings.control, node=node.name)
+        bounds = BroadcastSettings(repair_rate=settings.repair_rate)
+        bus = Broadcast(settings.bus, settings.control, node=node.name, settings=bounds)
         stack.callback(bus.close)
         origin.endpoints |= {"http": listen.authority(listener, settings.public)}
         origin.endpoints |= bus.endpoints(settings.public or "127.0.0.1")

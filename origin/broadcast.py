@@ -55,7 +55,7 @@ class BroadcastSettings:
     """Messages that wait for one edge: about 3 s of 40 streams."""
 
     repair_rate: int = 31_000_000
-    """Bytes a second for joins, repair and backfill of all edges: a quarter of 1 Gbit/s."""
+    """Bytes a second for joins, repair and backfill of all edges, of which one gets half."""
 
     io_threads: int = 1
     max_topics: int = 16_384

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from common.runtime.config import LogSettings, NodeSettings, Settings, StreamSettings
+from common.runtime.config import LogSettings, NodeSettings, Settings, Size, StreamSettings
 
 __all__ = ["Config", "OriginSettings", "StreamSettings"]
 
@@ -29,6 +29,10 @@ class OriginSettings(Settings, frozen=True):
 
     token: str = ""
     """What the API asks of clients that are not on this machine; without one they are refused."""
+
+    repair_rate: Size = Size(31_000_000)
+    """Bytes a second for joins, repair and backfill of all edges together, one of them at most
+    half: a quarter of 1 Gbit/s. It should not be more than a quarter of the link."""
 
     publishers: int = 1000
     """Publishers at a time."""

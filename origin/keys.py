@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 from common.errors import AccessDenied, FormatError, StreamNotFound
 from common.names import base_name, check_name
-from common.runtime.config import StreamSettings
+from common.runtime.config import StreamSettings, stream_settings
 
 MAX_KEY = 256
 _REFUSED = "the stream key is wrong, or this stream takes no publishers"
@@ -30,7 +30,7 @@ class Keyring:
 
     def settings(self, name: str) -> StreamSettings | None:
         """Return the settings of a stream: its own, or those of its base."""
-        return self._streams.get(name) or self._streams.get(base_name(name))
+        return stream_settings(self._streams, name)
 
     def resolve(self, name: str, key: str | None) -> str:
         """Return the stream that ``key`` may publish, asked for as ``name``.

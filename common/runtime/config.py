@@ -1,12 +1,14 @@
 """The settings that every role has: the node, its logs, and the streams."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from common.errors import ConfigError
+from common.names import base_name
 from common.runtime.loader import SECTIONS, Settings, build, dump, load
 from common.runtime.units import Duration, Size
 
@@ -95,7 +97,7 @@ class StreamSettings(Settings, frozen=True):
     """How far back viewers can seek."""
 
     bytes_max: Size = Size(512 * 2**20)
-    """Bytes of pages that the stream may take on a node."""
+    """Bytes of pages that the stream may take on this node, an origin or an edge."""
 
     segment: Duration = Duration(2)
     """Least duration of a segment; it ends with the next keyframe after that."""
@@ -105,6 +107,11 @@ class StreamSettings(Settings, frozen=True):
 
     part: Duration = Duration(0.2)
     """Duration of the parts of low-latency HLS."""
+
+
+def stream_settings(streams: Mapping[str, StreamSettings], name: str) -> StreamSettings | None:
+    """Return the settings of a stream: its own, or those of its wildcard base."""
+    return streams.get(name) or streams.get(base_name(name))
 
 
 def _run_folder() -> Path:

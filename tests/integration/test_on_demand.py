@@ -33,12 +33,14 @@ async def edge(tmp_path: Path) -> AsyncIterator[tuple[Node, Path]]:
     broadcast.catalog(stream.catalog)
     registry = EmbeddedRegistry(tmp_path / "registry")
     await registry.acquire("live", "origin", broadcast.endpoints(), EPOCH)
-    with site(tmp_path) as nodes:
-        node = nodes.add("edge", "edge", {"bandwidth": f"{SLOW}.0"})
-        await asyncio.to_thread(node.start)
-        yield node, nodes.pages / "edge"
-    broadcast.close()
-    writer.close()
+    try:
+        with site(tmp_path) as nodes:
+            node = nodes.add("edge", "edge", {"bandwidth": f"{SLOW}.0"})
+            await asyncio.to_thread(node.start)
+            yield node, nodes.pages / "edge"
+    finally:
+        broadcast.close()
+        writer.close()
 
 
 async def test_an_edge_that_joins_a_long_window_serves_its_oldest_segment_at_once(

@@ -24,8 +24,10 @@ from common.runtime.registry import EmbeddedRegistry
 from common.track.index import Closed
 from common.track.record import Flag
 from common.track.store import StreamReader, streams_under
+from origin import app
 from origin.api import guard
 from origin.app import check, input_settings, run
+from origin.broadcast import Broadcast
 from origin.config import Config
 from origin.inputs.rtmp import RtmpInput
 from tests.unit.media.samples import ASC_LC, AVCC_BASELINE
@@ -233,6 +235,23 @@ async def test_settings_that_do_not_fit_are_refused_before_anything_starts(
     own = config(tmp_path, origin__inputs__rtmp__silence="5s")
     given = input_settings("rtmp", RtmpInput, own.origin)
     assert (given.listen, given.silence) == ("127.0.0.1:0", 5)
+
+
+async def test_the_rate_of_repair_is_a_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Broadcast] = []
+
+    class Noted(Broadcast):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            made.append(self)
+
+    monkeypatch.setattr(app, "Broadcast", Noted)
+    async with running(config(tmp_path, origin__repair_rate="2MB")):
+        assert made[0]._controls._rate == 2_000_000
+    with pytest.raises(ConfigError, match=r"origin\.repair_rate: must be 262144 bytes"):
+        check(config(tmp_path, origin__repair_rate="1kB"))
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 
 from common.errors import ConfigError
+from common.runtime.config import StreamSettings
+from common.runtime.control import pair
 from common.runtime.registry import Owner
+from common.runtime.units import Size
 from common.track.board import Board
-from common.track.limits import Limits
+from common.track.limits import DEFAULT_STREAM_BYTES, Limits
 from common.track.store import StreamWriter
 from edge import child, worker
+from edge.config import Config
 from edge.worker import Pages, Worker
 from tests.harness.bus import Source, catalog
 
@@ -152,6 +156,34 @@ async def test_a_stream_without_an_owner_for_a_minute_has_ended(rig: Rig) -> Non
     made.tick()
     assert rig.said[-1]["state"] == "ended"
     made.close()
+
+
+def test_the_pages_of_a_stream_take_what_its_settings_allow(rig: Rig) -> None:
+    streams = {"live": StreamSettings(key="secret", bytes_max=Size(1_000_000))}
+    pages = Pages(rig.root, Board.create(rig.root), Limits(), streams)
+    for stream, most in (("live", 1_000_000), ("live+a", 1_000_000), ("x", DEFAULT_STREAM_BYTES)):
+        writer = pages.open(stream, 1)
+        assert writer._limits.bytes_per_stream == most
+        writer.close()
+
+
+async def test_a_child_gets_what_bounds_a_stream_but_not_its_key(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+
+    async def spawn_child(argv: object, *, environment: dict[str, str], **_: object) -> None:
+        given.append(environment[child.VARIABLE])
+
+    monkeypatch.setattr(child, "spawn_child", spawn_child)
+    streams = {"live": StreamSettings(key="secret", bytes_max=Size(1_000_000))}
+    ours, theirs = pair()
+    await child.worker(Config(streams=streams), [])(theirs)
+    ours.close()
+    theirs.close()
+    assert "secret" not in given[0]
+    found = child.inheritance({child.VARIABLE: given[0]}).config()
+    assert found.streams["live"].bytes_max == 1_000_000
 
 
 def test_a_child_without_a_supervisor_says_so(capsys: pytest.CaptureFixture[str]) -> None:
