@@ -206,8 +206,12 @@ class CmafStream:
 
     def _epoch(self, number: int) -> Epoch:
         epoch = self._epochs.get(number)
+        reader = self._readers[number]
+        if epoch is not None and epoch.timelines.reader is not reader:
+            self._packager.forget(reader.stream, number)  # the origin took frames back
+            epoch = None
         if epoch is None:
-            epoch = self._epochs[number] = Epoch(self._readers[number], self._packager)
+            epoch = self._epochs[number] = Epoch(reader, self._packager)
             for old in [n for n in self._epochs if n not in self._readers]:
                 del self._epochs[old]
         return epoch

@@ -102,7 +102,6 @@ class Feed:
 
     def __init__(self, mirror: Mirror, tracks: Sequence[Track], form: Format) -> None:
         self.mirror = mirror
-        self.epoch = mirror.epoch
         self.form = form
         self.tracks = {track.id: track for track in tracks}
         self.leader = next((t for t in tracks if t.codec.kind is Kind.VIDEO), tracks[0])
@@ -114,6 +113,11 @@ class Feed:
         self.lost = 0
         """Frames that the node never got and that viewers therefore do not get either, since the
         owner last set this to 0; those that need them to be decoded are counted too."""
+
+    @property
+    def current(self) -> bool:
+        """Whether the mirror still shows these pages, and no newer epoch or folder."""
+        return self._reader is self.mirror.reader
 
     @property
     def video(self) -> bool:

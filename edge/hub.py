@@ -303,8 +303,8 @@ class _Fan:
     def _changed(self) -> bool:
         """Follow the catalog; return whether this was the end."""
         mirror, feed = self.feed.mirror, self.feed
-        if mirror.epoch != feed.epoch:
-            self._end()  # another numbering and another clock: viewers come again
+        if not feed.current:
+            self._end()  # another numbering, or frames taken back: viewers come again
             return True
         fresh = self._selection.choose(mirror.catalog, feed.form.codecs)
         known = feed.leader.id in {track.id for track in fresh}

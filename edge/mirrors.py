@@ -66,12 +66,16 @@ class Mirror:
         return unsubscribe
 
     def switch(self, reader: StreamReader, epoch: int) -> None:
-        """Go on with a newer epoch; followers hear of it with the next :meth:`advance`."""
+        """Go on with another reader: of a newer epoch, or of this one's folder made anew.
+
+        Followers hear of it with the next :meth:`advance`.
+        """
         self.reader = reader
         self.epoch = epoch
         self.readers[epoch] = reader
         self._heads = {}
         self.ended = False
+        # A reader of the same epoch whose place was taken is left to those who still use it.
         for old in sorted(self.readers)[:-MAX_EPOCHS]:
             self.readers.pop(old).close()
 
@@ -134,6 +138,7 @@ class Mirrors:
         self._board = Board.open(root)
         self._seen = self._board.snapshot()
         self._slots: dict[str, int | None] = {}
+        self._doubtful: set[str] = set()
 
     def peek(self, stream: str) -> Mirror | None:
         """Return the mirror of a stream that is mapped already; never waits."""
@@ -201,6 +206,9 @@ class Mirrors:
         self._seen = now
         if now.generation != seen.generation:
             self._slots.clear()
+            self._doubtful = set(self._mirrors)
+        for stream in tuple(self._doubtful):
+            self._look_again(stream)
         moved = {*now.moved(seen), *now.catalogs_moved(seen)}
         for mirror in tuple(self._mirrors.values()):
             slot = self._slot(mirror)
@@ -213,6 +221,25 @@ class Mirrors:
             self._forget(stream)
         self._board.close()
 
+    def _look_again(self, stream: str) -> None:
+        """Follow to the folder that is there, if the worker has made it anew."""
+        mirror = self._mirrors.get(stream)
+        if mirror is not None and mirror.reader.replaced:
+            reader = self._read(stream, mirror.epoch)
+            if reader is None:
+                return  # its catalog is still to come
+            mirror.switch(reader, mirror.epoch)
+            mirror.advance(changed=True)
+        self._doubtful.discard(stream)
+
+    def _read(self, stream: str, epoch: int) -> StreamReader | None:
+        """Open the pages of a stream; None if they are not there, or not yet."""
+        try:
+            reader = StreamReader.open(self.root, stream, epoch)
+            return reader if reader.catalog.epoch == epoch else None
+        except (StreamError, OSError):
+            return None
+
     def _slot(self, mirror: Mirror) -> int | None:
         slot = self._slots.get(mirror.stream)
         if slot is None:
@@ -223,11 +250,8 @@ class Mirrors:
         if mirror is not None and mirror.epoch == epoch:
             mirror.ended = False
             return
-        try:
-            reader = StreamReader.open(self.root, stream, epoch)
-            if reader.catalog.epoch != epoch:
-                return
-        except (StreamError, OSError):
+        reader = self._read(stream, epoch)
+        if reader is None:
             return  # the folder is not there (any more): the worker says live again when it is
         if mirror is None:
             self._mirrors[stream] = Mirror(stream, reader, epoch)

@@ -69,6 +69,11 @@ class Packager:
         """Return an object that is finished already."""
         return self._cache_get(_key(timelines, track, kind, number))
 
+    def forget(self, stream: str, epoch: int) -> None:
+        """Drop what was made of an epoch: its records are others now."""
+        for key in [key for key in self._cache if key[:2] == (stream, epoch)]:
+            self.size -= len(self._cache.pop(key).body)
+
     def _cache_get(self, key: Key) -> Packed | None:
         packed = self._cache.get(key)
         if packed is not None:

@@ -56,11 +56,12 @@ def streams_under(root: Path) -> list[tuple[str, int]]:
 class State:
     """The words of one stream folder. The writer's holds the lock, a reader's is read-only."""
 
-    __slots__ = ("_fd", "_map", "_words")
+    __slots__ = ("_fd", "_inode", "_map", "_words")
 
     def __init__(self, fd: int, *, writable: bool) -> None:
         """Map an open file; ``fd`` is kept open by a writer for its lock, else closed."""
         self._fd = fd if writable else -1
+        self._inode = os.fstat(fd).st_ino
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
         self._map = mmap.mmap(fd, _STATE_SIZE, access=access)
         self._words = memoryview(self._map).cast("Q")
@@ -122,6 +123,13 @@ class State:
             return cls(fd, writable=False)
         finally:
             os.close(fd)
+
+    def replaced(self, folder: Path) -> bool:
+        """Whether the folder has been removed and made anew; this one's inode is not used again."""
+        try:
+            return os.stat(folder / STATE).st_ino != self._inode
+        except FileNotFoundError:
+            return False
 
     @property
     def pages(self) -> int:

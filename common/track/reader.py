@@ -91,6 +91,11 @@ class StreamReader:
         return changed
 
     @property
+    def replaced(self) -> bool:
+        """Whether the folder has been removed and made anew: open it again to see what is there."""
+        return self._state.replaced(self._folder)
+
+    @property
     def removed(self) -> bool:
         """Whether the folder is gone."""
         return not self._folder.is_dir()

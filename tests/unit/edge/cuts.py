@@ -132,6 +132,7 @@ class Pages:
     """Pages on a disk that entries are written to."""
 
     def __init__(self, root: Path, stream: CutStream, name: str = "live") -> None:
+        self.root = root
         self.stream = stream
         self.written = 0
         self.writer = StreamWriter.open(root, name, stream.epoch, Limits())

@@ -268,6 +268,23 @@ async def test_a_request_for_an_object_not_here_yet_waits_for_backfill(edge: Mak
         assert f"1/{EPOCH}.1/p20.m4s" in await listed
 
 
+async def test_frames_that_the_origin_took_back_are_not_served_any_more(edge: Maker) -> None:
+    async with edge(4.3) as one:
+        async with one.get(f"{BASE}s0.m4s") as response:
+            first = await response.read()
+        waiting = asyncio.create_task(one.status(f"{BASE}s2.m4s"))
+        await one.until_waiting(1)
+        one.pages.writer.remove()
+        one.stream = CutStream(size=90).run(5)
+        one.pages = Pages(one.pages.root, one.stream)
+        one.wake()
+        async with one.get(f"{BASE}s0.m4s") as response:
+            assert response.status == 200
+            assert len(await response.read()) > len(first)
+        assert "s1.m4s" in await one.text("/cmaf/live/1.m3u8")
+        assert await waiting == 404
+
+
 async def test_who_waits_for_a_stream_that_is_given_up_hears_of_it(edge: Maker) -> None:
     async with edge(4.3) as one:
         waiting = asyncio.create_task(one.status(f"{BASE}p24.m4s"))

@@ -165,6 +165,18 @@ async def test_a_new_epoch_ends_the_feed(room: Room, tmp_path: Path) -> None:
     assert got(transport) == [0, 1, 2]
 
 
+async def test_a_folder_made_anew_ends_the_feed(room: Room, tmp_path: Path) -> None:
+    room.stream.frames(45)
+    viewer, _ = room.join()
+    room.stream.writer.remove()
+    LiveStream(tmp_path).frames(3)
+    room.mirror.switch(StreamReader.open(tmp_path, "live", 7), 7)
+    room.mirror.advance(changed=True)
+    assert await viewer.done == "ended"
+    _, transport = room.join()
+    assert got(transport) == [0, 1, 2]
+
+
 async def test_a_track_that_comes_late_joins_the_feed(tmp_path: Path) -> None:
     room = Room(tmp_path, LiveStream(tmp_path, audio=False))
     room.stream.frames(60)

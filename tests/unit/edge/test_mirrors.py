@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import FormatError, NodeUnavailable, StreamNotFound
+from common.track.limits import Limits
+from common.track.store import StreamWriter
 from edge import mirrors as module
 from edge.mirrors import Mirrors
 from tests.unit.edge.live import LiveStream
@@ -156,6 +158,33 @@ async def test_when_the_worker_lets_go_the_pages_are_closed_and_opened_anew(
     again = await get(mirrors)
     assert again is not mirror
     assert again.reader.track(1).head == 2
+
+
+async def test_a_folder_made_anew_in_the_same_epoch_is_followed(
+    mirrors: Mirrors, tmp_path: Path
+) -> None:
+    stream = LiveStream(tmp_path)
+    stream.frames(9)
+    mirror = await get(mirrors)
+    heard = Followed()
+    mirror.subscribe(heard)
+    stream.writer.remove()
+    mirrors.advance()
+    assert mirror.reader.removed
+    fresh = StreamWriter.open(tmp_path, "live", 7, Limits())
+    before = mirror.reader
+    mirrors.advance()
+    assert mirror.reader is before, "there is no catalog yet"
+    fresh.close()
+    LiveStream(tmp_path).frames(2)
+    heard.calls.clear()
+    mirrors.advance()
+    assert heard.calls == [({0, 1, 2}, True)]
+    assert mirror.epoch == 7
+    assert mirror.readers == {7: mirror.reader}
+    assert mirror.reader.track(1).head == 2
+    mirrors.advance()
+    assert len(heard.calls) == 1
 
 
 async def test_a_stream_is_given_up_some_time_after_its_last_viewer(
