@@ -159,6 +159,7 @@ async def test_an_origin_that_dies_comes_back_and_viewers_go_on(tmp_path: Path) 
     assert back < 8, f"viewers saw the new frames after {back:.1f} s"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("module", ["edge.viewer", "edge.worker"])
 async def test_a_killed_process_of_an_edge_is_back_within_a_second(
     tmp_path: Path, module: str
