@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.runtime import manual
+from common.runtime import cli, manual
 from common.runtime.config import LogSettings, NodeSettings, StreamSettings
 from common.runtime.loader import ROLES
 from tests.arch.sources import ROOT, defined, tree
@@ -132,6 +132,25 @@ def test_every_setting_has_its_word_in_the_manual() -> None:
         schemas.append(config.__annotations__[role])
     silent = [f"{s.__name__}.{field}" for s in schemas for field in manual.undocumented(s)]
     assert silent == []
+
+
+def test_the_settings_of_the_readme_are_good(tmp_path: Path) -> None:
+    [block] = re.findall(r"```toml\n(.*?)```", text("README.md"), re.DOTALL)
+    file = tmp_path / "node.toml"
+    file.write_text(block)
+    assert cli.main(["config", "check", "--config", str(file)]) == 0
+    for option in re.findall(r"`--set ([a-z_.]+=\S+)`", text("README.md")):
+        assert cli.main(["config", "check", "--set", option]) == 0
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    words = re.findall(r"`headwater ([a-z][^`]*)`", text("README.md"))
+    options = re.findall(r'`(--[a-z][^`]*)`|ARGS="([^"]*)"', text("README.md"))
+    demos = [f"demo {first or second}" for first, second in options if "--set" not in first]
+    assert len(words) >= 5
+    assert len(demos) >= 4
+    for line in words + [one for one in demos if "--config" not in one]:
+        cli.parser().parse_args(line.split())
 
 
 def test_the_changelog_has_a_section_for_what_is_new() -> None:
