@@ -77,6 +77,7 @@ class Segmenter:
         self._next = first_segment
         self._discontinuities = 0
         self._rows = 0
+        self._begun_us = 0  # where the leader's pictures of the newest segment begin
         self._grid_us = 0
         self._key_us: int | None = None
         self._gop_us = 0
@@ -307,7 +308,7 @@ class Segmenter:
 
     def _due(self, pts_us: int, half_us: int) -> bool:
         """Whether a keyframe opens the next segment; ``half_us`` of its duration is tolerance."""
-        elapsed = pts_us - self._open[-1].start_us
+        elapsed = pts_us - self._begun_us
         if elapsed >= self._cuts.segment_us - half_us:
             return True
         return self._gop_us > 0 and elapsed + self._gop_us > self._limit_us
@@ -367,6 +368,8 @@ class Segmenter:
         lane.commit(record)
         lane.discontinuity = discontinuity
         lane.front_us = max(lane.front_us, pts_us)
+        if lane is self._leader and segment in self._alone and lane.tallies[segment].count == 1:
+            self._begun_us = pts_us
 
     # Segments.
 
@@ -380,6 +383,7 @@ class Segmenter:
         self._discontinuities = number
         self._next += 1
         self._break = self._cut = False
+        self._begun_us = start_us
         self._grid_us = start_us + self._cuts.segment_us
         self._open.append(opened)
         if breaks:

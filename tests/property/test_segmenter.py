@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.errors import StoreFull
@@ -163,6 +163,8 @@ def run(
     skew=st.integers(-80, 80),
     delays=st.lists(st.integers(0, 400), min_size=2, max_size=2),
 )
+@example(rate=30, gop=0.5, skew=1, delays=[380, 0])
+@example(rate=30, gop=0.5, skew=0, delays=[385, 0])
 def test_video_and_audio_keep_their_promises(
     rate: int, gop: float, skew: int, delays: list[int]
 ) -> None:
