@@ -1,6 +1,7 @@
 """Put a balancer together and run it."""
 
 import asyncio
+import socket
 import time
 
 from balancer.api import Redirector, routes
@@ -10,7 +11,8 @@ from balancer.nodes import NodeTable
 from balancer.policy import MAX_AGE
 from common.runtime import http, listen, metrics, ready
 from common.runtime.logs import Log
-from common.runtime.registry import EmbeddedRegistry, NodeEntry, Registry
+from common.runtime.registries import node_entry, open_registry
+from common.runtime.registry import Registry
 from common.wire.gossip import Gossip
 
 REFRESH = 0.5
@@ -80,7 +82,11 @@ def check(config: Config) -> None:
 async def run(config: Config) -> None:
     """Serve until cancelled."""
     listener = listen.bind(config.balancer.http, setting="balancer.http")
-    registry = EmbeddedRegistry(config.node.registry)
+    async with open_registry(config.node) as registry:
+        await _serve(config, registry, listener)
+
+
+async def _serve(config: Config, registry: Registry, listener: socket.socket) -> None:
     balancer = Balancer(config, registry)
     app = http.application(
         [*http.health_routes(balancer.missing, metrics.text), *routes(balancer.redirector)]
@@ -89,7 +95,7 @@ async def run(config: Config) -> None:
     gossip = GossipListener(balancer.heard)
     endpoints = {"http": listen.authority(listener)}
     name = config.node.name
-    await registry.register(NodeEntry(name=name, role="balancer", endpoints=endpoints))
+    await registry.register(node_entry(config.node, "balancer", endpoints))
     try:
         ready.announce(config.node, endpoints)
         log.info("ready", extra={"node": name, **endpoints})

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common.bus.broadcast import Broadcast
+from common.bus.pages import Pages
 from common.media.codec import Codec
 from common.media.track import Track
 from common.runtime.registry import Owner
@@ -23,8 +25,7 @@ from common.track.catalog import Catalog
 from common.track.limits import Limits
 from common.track.record import Flag, Record
 from common.track.store import StreamWriter
-from edge.worker import SWITCH_INTERVAL, TICK, Pages, Worker
-from origin.broadcast import Broadcast
+from edge.worker import SWITCH_INTERVAL, TICK, Worker
 
 FRAME = 16_700
 STREAM = "bench"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from common.runtime import http, listen, ready, wake
 from common.runtime.logs import Log
-from common.runtime.registry import EmbeddedRegistry, NodeEntry, Registry
+from common.runtime.registries import node_entry, open_registry
+from common.runtime.registry import Registry
 from common.track.folder import sweep
 from edge import child
 from edge.api import Api, own_host
@@ -52,6 +53,7 @@ async def run(config: Config) -> None:
     root.mkdir(mode=PAGE_ROOT_MODE, parents=True, exist_ok=True)
     sweep(root, time.time() - UNOWNED)
     async with contextlib.AsyncExitStack() as stack:
+        registry = await stack.enter_async_context(open_registry(config.node))
         listeners = _listen(config)
         for listener in listeners:
             stack.callback(listener.close)
@@ -79,18 +81,18 @@ async def run(config: Config) -> None:
         runner = await http.serve(app, admin)
         stack.push_async_callback(runner.cleanup)
         await stack.enter_async_context(_running(supervisor))
-        await _serve(config, api, gossiper, root)
+        await _serve(config, registry, api, gossiper, root)
     if not config.edge.keep_pages:
         shutil.rmtree(root, ignore_errors=True)
 
 
-async def _serve(config: Config, api: Api, gossiper: Gossiper, root: Path) -> None:
+async def _serve(
+    config: Config, registry: Registry, api: Api, gossiper: Gossiper, root: Path
+) -> None:
     """Join the cluster once the children are ready; leave it at the end."""
     supervisor = api.supervisor
     await supervisor.complete.wait()
-    registry: Registry = EmbeddedRegistry(config.node.registry)
-    entry = NodeEntry(config.node.name, "edge", api.endpoints, api.capacity)
-    await registry.register(entry)
+    await registry.register(node_entry(config.node, "edge", api.endpoints, api.capacity))
     api.registered = True
     try:
         pids = [child.pid for child in supervisor.children]

@@ -9,19 +9,22 @@ the pages and goes on.
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import zmq
 
+from common.bus.link import Endpoints, Link, Message
+from common.bus.pages import Pages
+from common.bus.receiver import Receiver
 from common.errors import HeadwaterError
 from common.runtime import metrics, wake
-from common.runtime.config import StreamSettings, stream_settings
 from common.runtime.control import Channel
 from common.runtime.logs import Log
-from common.runtime.registry import EmbeddedRegistry, Owner
+from common.runtime.registries import open_registry
+from common.runtime.registry import Owner
 from common.track.board import Board
 from common.track.limits import Budget, Limits
 from common.track.store import StreamWriter
@@ -30,8 +33,6 @@ from common.wire.control import Control
 from common.wire.repair import RepairLimits
 from edge import child
 from edge.config import Config
-from edge.link import Endpoints, Link, Message
-from edge.receiver import Receiver
 
 log = Log("edge.worker")
 
@@ -58,23 +59,6 @@ def now_us() -> int:
 def wall_us() -> int:
     """Return Unix microseconds."""
     return time.time_ns() // 1000
-
-
-@dataclass(slots=True)
-class Pages:
-    """The page folder of this node: opens its streams for writing."""
-
-    root: Path
-    board: Board
-    limits: Limits
-    streams: Mapping[str, StreamSettings] = field(default_factory=dict)
-
-    def open(self, stream: str, epoch: int) -> StreamWriter:
-        """Become the writer of one epoch of a stream."""
-        limits = self.limits
-        if (known := stream_settings(self.streams, stream)) is not None:
-            limits = replace(limits, bytes_per_stream=known.bytes_max)
-        return StreamWriter.open(self.root, stream, epoch, limits, board=self.board)
 
 
 @dataclass(slots=True)
@@ -300,33 +284,37 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
     """Run a worker until the supervisor says stop, or is gone."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     root = Path(config.node.pages)
-    registry = EmbeddedRegistry(config.node.registry)
     limits = Limits(budget=Budget(config.node.pages_max))
 
     def ring() -> None:
         for fd in given.wake:
             wake.ring(fd)
 
-    worker = Worker(
-        node=config.node.name,
-        pages=Pages(root, Board.create(root), limits, config.streams),
-        find_owner=registry.owner,
-        tell=channel.send,
-        ring=ring,
-        linger=config.edge.linger,
-        repair=config.edge.repair,
-        repair_rate=int(config.edge.bandwidth / 8 / 4),
-    )
-    worker.adopt()
-    channel.send({"t": "ready"})
-    try:
-        async with asyncio.TaskGroup() as group:
-            jobs = [group.create_task(job) for job in _jobs(worker, channel)]
-            await _listen(worker, channel)
-            for job in jobs:
-                job.cancel()
-    finally:
-        worker.close()
+    async with open_registry(config.node) as registry:
+        worker = Worker(
+            node=config.node.name,
+            pages=Pages(root, Board.create(root), limits, config.streams),
+            find_owner=registry.owner,
+            tell=channel.send,
+            ring=ring,
+            linger=config.edge.linger,
+            repair=config.edge.repair,
+            repair_rate=int(config.edge.bandwidth / 8 / 4),
+        )
+        worker.adopt()
+        channel.send({"t": "ready"})
+        try:
+            await _work(worker, channel)
+        finally:
+            worker.close()
+
+
+async def _work(worker: Worker, channel: Channel) -> None:
+    async with asyncio.TaskGroup() as group:
+        jobs = [group.create_task(job) for job in _jobs(worker, channel)]
+        await _listen(worker, channel)
+        for job in jobs:
+            job.cancel()
 
 
 def _jobs(worker: Worker, channel: Channel) -> list[Coroutine[Any, Any, None]]:

@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from common.bus.broadcast import Broadcast, BroadcastSettings
 from common.errors import ConfigError, HeadwaterError
 from common.runtime import http, listen, metrics, plugins, ready
 from common.runtime.config import build
 from common.runtime.loader import suggestion
 from common.runtime.logs import Log
-from common.runtime.registry import EmbeddedRegistry, NodeEntry
+from common.runtime.registries import node_entry, open_registry
+from common.runtime.registry import Registry
 from common.runtime.tasks import Backoff
 from common.track.limits import Budget
 from common.wire.control import MAX_PULL
 from origin import inputs
 from origin.api import routes
-from origin.broadcast import Broadcast, BroadcastSettings
 from origin.config import Config, OriginSettings
 from origin.input import Input, InputContext
 from origin.ownership import Ownership
@@ -77,7 +78,7 @@ class Origin:
         """Return what the node is waiting for."""
         return None if self._heard.is_set() else "the inputs"
 
-    async def serve(self, streams: Streams) -> None:
+    async def serve(self, streams: Streams, registry: Registry) -> None:
         """Run inputs and sources until cancelled; the node is ready once all inputs listen."""
         made = {
             name: cls(streams, self._settings[name], self._context)
@@ -94,14 +95,13 @@ class Origin:
                     one = made[self._puller(settings.source)]
                     tasks.create_task(_pull(one, stream, settings.source), name=f"pull {stream}")
             await self._heard.wait()
-            await self._go_public()
+            await self._go_public(registry)
             log.info("ready", extra={"node": self.config.node.name, **self.endpoints})
 
-    async def _go_public(self) -> None:
+    async def _go_public(self, registry: Registry) -> None:
         """Tell the registry, and whoever started us, where everything is."""
         node = self.config.node
-        registry = EmbeddedRegistry(node.registry)
-        await registry.register(NodeEntry(node.name, "origin", dict(self.endpoints)))
+        await registry.register(node_entry(node, "origin", self.endpoints))
         ready.announce(node, self.endpoints)
 
     def _puller(self, source: str) -> str:
@@ -164,8 +164,8 @@ async def run(config: Config) -> None:
     """
     origin = Origin(config)
     settings, node = config.origin, config.node
-    registry = EmbeddedRegistry(node.registry)
     async with contextlib.AsyncExitStack() as stack:
+        registry = await stack.enter_async_context(open_registry(node))
         listener = stack.enter_context(listen.bind(settings.http, setting="origin.http"))
         bounds = BroadcastSettings(repair_rate=settings.repair_rate)
         bus = Broadcast(settings.bus, settings.control, node=node.name, settings=bounds)
@@ -188,4 +188,4 @@ async def run(config: Config) -> None:
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(registry.unregister, node.name)
         stack.callback(ready.withdraw, node)
-        await origin.serve(streams)
+        await origin.serve(streams, registry)

@@ -11,15 +11,18 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from common import __version__
 from common.errors import ConfigError, HeadwaterError, ListenError
 from common.runtime import config, logs
-from common.runtime.registry import EmbeddedRegistry
+from common.runtime.registries import open_registry
+from common.runtime.registry import Registry
 from common.runtime.tasks import INTERRUPTED, run_until_signalled
+
+T = TypeVar("T")
 
 ROLES = {
     "origin": "ingest live streams and broadcast them to the edges",
@@ -191,16 +194,21 @@ def _key(key: str) -> str:
     return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
 
 
+async def _ask(machine: Machine, question: Callable[[Registry], Awaitable[T]]) -> T:
+    async with open_registry(machine.node) as registry:
+        return await question(registry)
+
+
 def _streams(arguments: argparse.Namespace) -> int:
     machine: Machine = _load(Machine, arguments)
-    owners = asyncio.run(EmbeddedRegistry(machine.node.registry).owners())
+    owners = asyncio.run(_ask(machine, lambda registry: registry.owners()))
     rows = [{"stream": o.stream, "node": o.node, "epoch": o.epoch, "term": o.term} for o in owners]
     return _print(rows, arguments.json, "no stream is live")
 
 
 def _nodes(arguments: argparse.Namespace) -> int:
     machine: Machine = _load(Machine, arguments)
-    nodes = asyncio.run(EmbeddedRegistry(machine.node.registry).nodes())
+    nodes = asyncio.run(_ask(machine, lambda registry: registry.nodes()))
     rows = [{"name": n.name, "role": n.role, "pid": n.pid, **n.endpoints} for n in nodes]
     return _print(rows, arguments.json, "no node is live")
 

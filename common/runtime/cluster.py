@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.errors import HeadwaterError
 from common.runtime import ready, tasks
-from common.runtime.registry import start_time
+from common.runtime.embedded import start_time
 
 GRACE = 2.0
 """Seconds that the nodes get to stop; with what comes after, all are gone within three."""

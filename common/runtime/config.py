@@ -33,6 +33,19 @@ class NodeSettings(Settings, frozen=True):
     name: str = "node"
     """Name of the node in the cluster; the role (``origin``, ``edge``, ``balancer``) if not set."""
 
+    datacenter: str = ""
+    """Where the node is. Nodes of one datacenter are near to each other: an edge takes a stream
+    from a relay of its own, and viewers stay in theirs."""
+
+    tags: list[str] = msgspec.field(default_factory=list)
+    """Words that balancers may prefer or avoid."""
+
+    latitude: float | None = None
+    """Degrees north; together with ``longitude``, viewers are sent to what is near to them."""
+
+    longitude: float | None = None
+    """Degrees east."""
+
     run: str = ""
     """Folder for sockets and the like, gone after a reboot. Nodes of a machine may share it.
     Default: ``$RUNTIME_DIRECTORY``, ``/run/headwater`` as root, else one of the user's."""

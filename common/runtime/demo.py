@@ -20,7 +20,7 @@ from typing import Any
 from common.errors import ConfigError, ListenError
 from common.runtime import listen
 from common.runtime.cluster import Cluster, Node, NodeDied, until
-from common.runtime.registry import EmbeddedRegistry, start_time
+from common.runtime.embedded import EmbeddedRegistry, start_time
 from common.runtime.tasks import run_until_signalled
 
 TEST, LIVE = "test", "live"

@@ -1,25 +1,15 @@
-"""Who is there and who owns what: the cluster's registry, and the embedded one of one machine.
+"""Who is there and who owns what: the port of the cluster's registry.
 
-The embedded registry is a folder of small JSON files, so that a first run needs no server. Every
-change is made under one lock (``flock``) and by atomic rename; readers take no lock. A node is
-live while the process that registered it is. The file of a stream stays when it is released, so
-that terms, epochs and segment numbers only ever rise.
+Its adapters are :mod:`common.runtime.embedded`, of one machine, and Consul, of many. No media
+waits for it: what is asked often (:meth:`Registry.nodes`, :meth:`Registry.owner` and the like) is
+answered from the last known state, also while the registry itself cannot be reached.
 """
 
-import asyncio
-import contextlib
-import fcntl
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import quote
-
-from common.errors import ConfigError, NodeUnavailable, StreamBusy
-from common.names import check_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +27,21 @@ class NodeEntry:
     capacity: dict[str, float] = field(default_factory=dict)
     """What it can carry: ``bits_per_second``, ``sessions``, ``cores``, ``bytes``."""
 
+    datacenter: str = ""
+    """Where it is; nodes of one datacenter are near to each other."""
+
+    tags: tuple[str, ...] = ()
+    """Words that the balancer may prefer or avoid."""
+
+    location: tuple[float, float] | None = None
+    """Latitude and longitude in degrees."""
+
+    key: str = ""
+    """Public CURVE key (Z85) with which the node speaks on the bus."""
+
+    draining: bool = False
+    """Somebody wants its viewers moved away; set with :meth:`Registry.drain` alone."""
+
     pid: int = field(default_factory=os.getpid)
 
 
@@ -52,6 +57,16 @@ class Owner:
     term: int
     """Names this ownership; it only ever rises, so the higher of two is right."""
 
+    endpoints: dict[str, str]
+    pid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """An origin that takes in a stream too, and can go on with it when its owner dies."""
+
+    stream: str
+    node: str
     endpoints: dict[str, str]
     pid: int = 0
 
@@ -95,205 +110,31 @@ class Registry(Protocol):
         It is not below ``at_least``: the number after what the pages already hold.
         """
 
+    async def stand_by(self, stream: str, node: str, endpoints: Mapping[str, str]) -> None:
+        """Make known that ``node`` can go on with a stream that another node owns."""
+
+    async def stand_down(self, stream: str, node: str) -> None:
+        """Take that back."""
+
+    async def standbys(self, stream: str) -> list[Standby]:
+        """Return the live nodes that can go on with a stream, by name."""
+
+    async def drain(self, name: str, draining: bool) -> None:
+        """Say that the viewers of a node are to be moved away, or take that back.
+
+        It holds until it is taken back, also if the node is started again.
+
+        Raises:
+            NodeUnavailable: If no live node has this name.
+        """
+
+    async def define(self, stream: str, settings: Mapping[str, Any] | None) -> None:
+        """Write down the settings of a stream or wildcard base; None deletes them."""
+
+    async def definitions(self) -> dict[str, dict[str, Any]]:
+        """Return the settings that were written down, by stream."""
+
 
 def now_us() -> int:
     """Return Unix microseconds."""
     return time.time_ns() // 1000
-
-
-LOCK_TIMEOUT = 5.0
-"""Seconds to wait for another process that changes the registry."""
-
-
-class EmbeddedRegistry:
-    """The :class:`Registry` of the nodes on one machine.
-
-    Changes are made in a thread: the disk may take its time.
-    """
-
-    def __init__(self, folder: Path | str, clock: Callable[[], int] = now_us) -> None:
-        """Use ``folder``, created if need be; ``clock`` tells Unix microseconds."""
-        self._nodes = Path(folder) / "nodes"
-        self._streams = Path(folder) / "streams"
-        self._lock = Path(folder) / "lock"
-        self._clock = clock
-        for path in (self._nodes, self._streams):
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-    async def register(self, entry: NodeEntry) -> None:
-        """Make a node known; entries of dead nodes are swept.
-
-        Raises:
-            ConfigError: If another live process has this name.
-        """
-        await asyncio.to_thread(self._register, entry)
-
-    async def unregister(self, name: str) -> None:
-        """Take a node out."""
-        await asyncio.to_thread(self._unregister, name)
-
-    async def nodes(self, role: str = "") -> list[NodeEntry]:
-        """Return the live nodes."""
-        trees = [_read(path) for path in sorted(self._nodes.glob("*.json"))]
-        return [_node(tree) for tree in trees if _alive(tree) and role in ("", tree["role"])]
-
-    async def acquire(
-        self, stream: str, node: str, endpoints: Mapping[str, str], epoch: int = 0
-    ) -> Owner:
-        """Become the owner of a stream."""
-        return await asyncio.to_thread(self._acquire, stream, node, dict(endpoints), epoch)
-
-    async def release(self, owner: Owner) -> None:
-        """Give a stream up, unless somebody else has it by now."""
-        await asyncio.to_thread(self._release, owner)
-
-    async def owner(self, stream: str) -> Owner | None:
-        """Return the live owner of a stream."""
-        tree = _read(self._stream(stream))
-        return _owner(tree) if _owned(tree) else None
-
-    async def owners(self) -> list[Owner]:
-        """Return the live owners of all streams."""
-        trees = [_read(path) for path in sorted(self._streams.glob("*.json"))]
-        return [_owner(tree) for tree in trees if _owned(tree)]
-
-    async def reserve_segments(self, stream: str, count: int, at_least: int = 0) -> int:
-        """Return the first of ``count`` segment numbers that nobody was given before."""
-        return await asyncio.to_thread(self._reserve, stream, count, at_least)
-
-    def _register(self, entry: NodeEntry) -> None:
-        with self._locked():
-            for path in self._nodes.glob("*.json"):
-                if not _alive(_read(path)):
-                    path.unlink(missing_ok=True)
-            old = _read(self._file(entry.name))
-            if old and old["pid"] != entry.pid:
-                reason = f"{entry.name!r} is the name of a node that runs as process {old['pid']}"
-                raise ConfigError("node.name", reason)
-            _write(self._file(entry.name), {**asdict(entry), "started": start_time(entry.pid)})
-
-    def _unregister(self, name: str) -> None:
-        with self._locked():
-            self._file(name).unlink(missing_ok=True)
-
-    def _acquire(self, stream: str, node: str, endpoints: dict[str, str], epoch: int) -> Owner:
-        path = self._stream(stream)
-        with self._locked():
-            old = _read(path)
-            if _owned(old) and (old["pid"], old["node"]) != (os.getpid(), node):
-                raise StreamBusy(f"{stream} is already published on {old['node']}")
-            now = self._clock()
-            owner = Owner(
-                stream=stream,
-                node=node,
-                epoch=epoch or max(old.get("epoch", 0) + 1, now),
-                term=max(old.get("term", 0) + 1, now),
-                endpoints=endpoints,
-                pid=os.getpid(),
-            )
-            started = start_time(owner.pid)
-            _write(path, {**old, **asdict(owner), "started": started, "owned": True})
-        return owner
-
-    def _release(self, owner: Owner) -> None:
-        path = self._stream(owner.stream)
-        with self._locked():
-            tree = _read(path)
-            if tree.get("term") == owner.term:
-                _write(path, {**tree, "owned": False})
-
-    def _reserve(self, stream: str, count: int, at_least: int) -> int:
-        path = self._stream(stream)
-        with self._locked():
-            tree = _read(path)
-            first: int = max(tree.get("segments", 0), at_least)
-            _write(path, {**tree, "segments": first + count})
-        return first
-
-    def _file(self, node: str) -> Path:
-        return self._nodes / f"{quote(node, safe='')}.json"
-
-    def _stream(self, stream: str) -> Path:
-        return self._streams / f"{quote(check_name(stream), safe='+')}.json"
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        give_up = time.monotonic() + LOCK_TIMEOUT
-        with self._lock.open("w") as file:
-            while not _try_lock(file.fileno()):
-                if time.monotonic() > give_up:
-                    raise NodeUnavailable(f"the registry {self._lock.parent} is locked")
-                time.sleep(0.005)
-            yield
-
-
-def start_time(pid: int) -> int:
-    """Return when a process started, in clock ticks since boot; 0 if there is none.
-
-    A pid may be given to another process later; the pair of both is given only once.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0
-    fields = stat.rpartition(")")[2].split()
-    return 0 if fields[0] in "ZX" else int(fields[19])
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _alive(tree: dict[str, Any]) -> bool:
-    return bool(tree) and tree["started"] != 0 and start_time(tree["pid"]) == tree["started"]
-
-
-def _owned(tree: dict[str, Any]) -> bool:
-    return bool(tree.get("owned")) and _alive(tree)
-
-
-def _node(tree: dict[str, Any]) -> NodeEntry:
-    return NodeEntry(
-        name=tree["name"],
-        role=tree["role"],
-        endpoints=tree["endpoints"],
-        capacity=tree["capacity"],
-        pid=tree["pid"],
-    )
-
-
-def _owner(tree: dict[str, Any]) -> Owner:
-    return Owner(
-        stream=tree["stream"],
-        node=tree["node"],
-        epoch=tree["epoch"],
-        term=tree["term"],
-        endpoints=tree["endpoints"],
-        pid=tree["pid"],
-    )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return what a file says; nothing if there is none or it is damaged."""
-    try:
-        tree = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return tree if isinstance(tree, dict) else {}
-
-
-def _write(path: Path, tree: Mapping[str, Any]) -> None:
-    new = path.with_suffix(f".{os.getpid()}.new")
-    with open(new, "w", opener=_private) as file:
-        file.write(json.dumps(tree))
-        file.flush()
-        os.fsync(file.fileno())  # else a crash of the machine may leave an empty file: terms fall
-    new.replace(path)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

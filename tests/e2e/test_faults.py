@@ -14,7 +14,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from common.runtime.registry import EmbeddedRegistry, Owner
+from common.runtime.embedded import EmbeddedRegistry
+from common.runtime.registry import Owner
 from tests.harness import viewers
 from tests.harness.cutting import Forwarder
 from tests.harness.ledger import difference

@@ -12,7 +12,8 @@ from balancer import app
 from balancer.config import BalancerSettings, Config
 from common.runtime import ready
 from common.runtime.config import NodeSettings
-from common.runtime.registry import EmbeddedRegistry, NodeEntry
+from common.runtime.embedded import EmbeddedRegistry
+from common.runtime.registry import NodeEntry
 from common.wire.gossip import Gossip, encode_gossip
 
 

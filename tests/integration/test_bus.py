@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 import zmq
 
+from common.bus import link
+from common.bus.broadcast import Broadcast
+from common.bus.pages import Pages
 from common.media.track import INDEX_TRACK
 from common.runtime.registry import Owner
 from common.track.board import Board
 from common.track.limits import Limits
 from common.track.store import StreamReader, StreamWriter
 from common.wire.control import PING_US
-from edge import link
-from edge.worker import Pages, Worker
-from origin.broadcast import Broadcast
+from edge.worker import Worker
 from tests.harness.bus import AUDIO, FPS, VIDEO, Source, catalog, content
 from tests.harness.cutting import Forwarder
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
+from common.bus.broadcast import Broadcast
 from common.media.track import INDEX_TRACK
 from common.runtime import loader, wake
 from common.runtime.control import Channel, pair
-from common.runtime.registry import EmbeddedRegistry
+from common.runtime.embedded import EmbeddedRegistry
 from common.track.store import StreamReader
 from edge import child
 from edge.config import Config
-from origin.broadcast import Broadcast
 from tests.harness.bus import AUDIO, FPS, VIDEO, Source, catalog, content
 
 pytestmark = pytest.mark.e2e

@@ -8,10 +8,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from common.runtime.registry import EmbeddedRegistry
+from common.bus.broadcast import Broadcast
+from common.runtime.embedded import EmbeddedRegistry
 from common.track.limits import Limits
 from common.track.store import StreamReader, StreamWriter
-from origin.broadcast import Broadcast
 from tests.harness.nodes import Node, site
 from tests.unit.edge.cuts import EPOCH, VIDEO, CutStream
 

@@ -14,20 +14,20 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
+from common.bus.broadcast import Broadcast
 from common.errors import ConfigError, ListenError
 from common.formats.flv_tags import audio_head, audio_sequence, video_head, video_sequence
 from common.formats.rtmp import ClientConnection, Connected, Refused, State
 from common.media.codec import Codec
 from common.runtime import ready
 from common.runtime.config import StreamSettings, load
-from common.runtime.registry import EmbeddedRegistry
+from common.runtime.embedded import EmbeddedRegistry
 from common.track.index import Closed
 from common.track.record import Flag
 from common.track.store import StreamReader, streams_under
 from origin import app
 from origin.api import guard
 from origin.app import check, input_settings, run
-from origin.broadcast import Broadcast
 from origin.config import Config
 from origin.inputs.rtmp import RtmpInput
 from tests.unit.media.samples import ASC_LC, AVCC_BASELINE

@@ -14,6 +14,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.bus.answers import answer_pull, positions
+from common.bus.pages import Pages
+from common.bus.receiver import Message, Receiver
 from common.media.track import INDEX_TRACK
 from common.track.board import Board
 from common.track.limits import Limits
@@ -24,9 +27,6 @@ from common.wire.control import Control, Join, Joined, Pull, decode_control, enc
 from common.wire.media import Item
 from common.wire.messages import Heartbeat, Media
 from common.wire.repair import RepairLimits
-from edge.receiver import Message, Receiver
-from edge.worker import Pages
-from origin.answers import answer_pull, positions
 from tests.harness.bus import AUDIO, VIDEO, Source, catalog, content
 
 FRAME_US = 40_000

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from common.bus.pages import Pages
 from common.errors import ConfigError
 from common.runtime.config import StreamSettings
 from common.runtime.control import pair
@@ -16,7 +17,7 @@ from common.track.limits import DEFAULT_STREAM_BYTES, Limits
 from common.track.store import StreamWriter
 from edge import child, worker
 from edge.config import Config
-from edge.worker import Pages, Worker
+from edge.worker import Worker
 from tests.harness.bus import Source, catalog
 
 

@@ -7,7 +7,7 @@ from common.media.codec import Codec
 from common.media.frame import Frame
 from common.media.track import INDEX_TRACK
 from common.runtime.config import Duration, StreamSettings
-from common.runtime.registry import EmbeddedRegistry
+from common.runtime.embedded import EmbeddedRegistry
 from common.track.catalog import Catalog
 from common.track.index import Closed, Opened, Row, decode_row
 from common.track.limits import Budget

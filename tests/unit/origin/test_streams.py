@@ -11,7 +11,7 @@ from common.errors import AccessDenied, NodeUnavailable, StreamBusy, StreamNotFo
 from common.media.codec import Codec
 from common.media.frame import Frame
 from common.runtime.config import StreamSettings
-from common.runtime.registry import start_time
+from common.runtime.embedded import start_time
 from tests.unit.origin.stage import Encoder, Stage, settings
 
 

@@ -15,7 +15,8 @@ import pytest
 from common.errors import ConfigError, ListenError, NodeUnavailable
 from common.runtime import cli, logs, solo
 from common.runtime.config import NodeSettings, Settings
-from common.runtime.registry import EmbeddedRegistry, NodeEntry
+from common.runtime.embedded import EmbeddedRegistry
+from common.runtime.registry import NodeEntry
 
 
 class Config(Settings, frozen=True):

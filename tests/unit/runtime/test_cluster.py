@@ -10,7 +10,7 @@ from common.errors import ConfigError, ListenError
 from common.runtime import cluster, demo, listen, ready, solo
 from common.runtime.cluster import Cluster, Node, NodeDied, NotReady, until
 from common.runtime.config import NodeSettings
-from common.runtime.registry import start_time
+from common.runtime.embedded import start_time
 
 ROLE = """
 import asyncio, subprocess, sys

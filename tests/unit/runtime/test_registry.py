@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError, FormatError, NodeUnavailable, StreamBusy
-from common.runtime import registry
-from common.runtime.registry import EmbeddedRegistry, NodeEntry, start_time
+from common.runtime import embedded
+from common.runtime.embedded import EmbeddedRegistry, start_time
+from common.runtime.registry import NodeEntry
 
 PROGRAM = """
 import asyncio, sys
-from common.runtime.registry import EmbeddedRegistry, NodeEntry
+from common.runtime.embedded import EmbeddedRegistry
+from common.runtime.registry import NodeEntry
 
 async def main(folder, node, stream):
     shared = EmbeddedRegistry(folder)
@@ -139,7 +141,7 @@ async def test_a_name_outside_the_grammar_reaches_no_file(tmp_path: Path) -> Non
 async def test_a_lock_that_is_never_released_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "LOCK_TIMEOUT", 0.02)
+    monkeypatch.setattr(embedded, "LOCK_TIMEOUT", 0.02)
     shared = EmbeddedRegistry(tmp_path)
     with shared._locked(), pytest.raises(NodeUnavailable, match="is locked"):
         await shared.reserve_segments("live", 1)
@@ -160,3 +162,54 @@ def test_a_process_that_ended_has_no_start_time() -> None:
     assert start_time(process.pid) == 0
     process.communicate()
     assert start_time(process.pid) == 0
+
+
+async def test_what_a_node_says_of_itself_comes_back_as_it_was(tmp_path: Path) -> None:
+    told = NodeEntry(
+        "e1",
+        "edge",
+        {"http": "h:1"},
+        {"cores": 2.0},
+        datacenter="ams",
+        tags=("ssd", "cheap"),
+        location=(52.37, 4.9),
+        key="k" * 40,
+    )
+    await EmbeddedRegistry(tmp_path).register(told)
+    assert await EmbeddedRegistry(tmp_path).nodes() == [told]
+
+
+async def test_a_node_drains_until_that_is_taken_back(tmp_path: Path) -> None:
+    shared = EmbeddedRegistry(tmp_path)
+    with pytest.raises(NodeUnavailable, match="'e1'"):
+        await shared.drain("e1", True)
+    entry = NodeEntry(name="e1", role="edge", endpoints={})
+    await shared.register(entry)
+    await shared.drain("e1", True)
+    await shared.unregister("e1")
+    await shared.register(entry)  # started again
+    assert [node.draining for node in await shared.nodes("edge")] == [True]
+    await shared.drain("e1", False)
+    assert await shared.nodes("edge") == [entry]
+
+
+async def test_who_stands_by_is_known_while_it_lives(tmp_path: Path) -> None:
+    shared = EmbeddedRegistry(tmp_path)
+    await shared.stand_by("live", "o2", {"bus": "tcp://h:1"})
+    await shared.stand_by("live+a", "o2", {})
+    assert [(s.node, s.endpoints) for s in await shared.standbys("live")] == [
+        ("o2", {"bus": "tcp://h:1"})
+    ]
+    await shared.stand_down("live", "o2")
+    assert await shared.standbys("live") == []
+    assert [s.stream for s in await shared.standbys("live+a")] == ["live+a"]
+
+
+async def test_definitions_of_streams_are_kept_until_deleted(tmp_path: Path) -> None:
+    shared = EmbeddedRegistry(tmp_path)
+    await shared.define("live", {"key": "k"})
+    assert await EmbeddedRegistry(tmp_path).definitions() == {"live": {"key": "k"}}
+    await shared.define("live", None)
+    assert await shared.definitions() == {}
+    with pytest.raises(FormatError):
+        await shared.define("../x", {})

@@ -11,7 +11,7 @@ from asyncio.subprocess import PIPE
 import pytest
 
 from common.runtime import tasks
-from common.runtime.registry import start_time
+from common.runtime.embedded import start_time
 from common.runtime.tasks import (
     Backoff,
     run_until_signalled,

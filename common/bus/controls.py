@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import zmq
 
 from common import __version__
+from common.bus.answers import answer_pull, positions
 from common.errors import FormatError, StreamNotFound
 from common.runtime import metrics
 from common.runtime.pump import Pump, bind, harden, receive_frames
@@ -31,7 +32,6 @@ from common.wire.control import (
     decode_control,
     encode_control,
 )
-from origin.answers import answer_pull, positions
 
 MAX_INBOUND = 64 * 1024
 """Bytes of a message from an edge; hello and pull are short."""

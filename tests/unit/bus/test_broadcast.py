@@ -7,6 +7,9 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from common.bus.answers import answer_pull, positions
+from common.bus.broadcast import Broadcast, BroadcastSettings, _cut, _peer_address
+from common.bus.subscriptions import MAX_REFUSED, Subscriptions, Verdict
 from common.errors import ConfigError, ListenError, StreamNotFound
 from common.media.track import INDEX_TRACK
 from common.wire.control import (
@@ -34,9 +37,6 @@ from common.wire.messages import (
     decode_bus,
     topic,
 )
-from origin.answers import answer_pull, positions
-from origin.broadcast import Broadcast, BroadcastSettings, _cut, _peer_address
-from origin.subscriptions import MAX_REFUSED, Subscriptions, Verdict
 from tests.harness.bus import AUDIO, GOP, VIDEO, Source, catalog
 
 

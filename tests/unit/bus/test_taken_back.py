@@ -4,11 +4,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from common.bus.answers import positions
 from common.wire.control import Join, Joined
 from edge.mirrors import Mirrors
-from origin.answers import positions
 from tests.harness.bus import VIDEO, Source, content
-from tests.unit.edge.test_receiver import Rig
+from tests.unit.bus.test_receiver import Rig
 
 
 async def test_viewers_follow_an_edge_that_starts_anew_in_the_same_epoch(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from common.bus.backfill import Run
+from common.bus.tally import Tally
 from common.errors import PageGone, StoreFull, StreamBusy
 from common.media.track import INDEX_TRACK
 from common.track.catalog import Catalog
@@ -17,8 +19,6 @@ from common.track.record import Record
 from common.track.store import StreamReader, StreamWriter
 from common.wire.media import Item
 from common.wire.repair import LIVE, Commit, Lost, Skip
-from edge.backfill import Run
-from edge.tally import Tally
 
 MARGIN_US = 15_000_000
 """How much more than the window is kept: a segment that begins before it is still needed whole."""

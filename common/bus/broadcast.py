@@ -15,6 +15,8 @@ from typing import Any
 
 import zmq
 
+from common.bus.controls import Controls
+from common.bus.subscriptions import Subscriptions, Verdict
 from common.errors import StreamNotFound
 from common.runtime import metrics
 from common.runtime.pump import Pump, bind, harden
@@ -33,8 +35,6 @@ from common.wire.messages import (
     encode_node,
     topic,
 )
-from origin.controls import Controls
-from origin.subscriptions import Subscriptions, Verdict
 
 FLUSH_AFTER = 0.025
 """Seconds that audio waits for video to ride with."""

@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from common.bus.backfill import Backfill, Run
+from common.bus.shelf import Shelf, Store
+from common.bus.tally import Tally
 from common.errors import StoreFull, StreamBusy
 from common.track.catalog import Catalog
 from common.wire.bucket import TokenBucket
@@ -20,9 +23,6 @@ from common.wire.control import Absent, Control, Gone, Join, Joined, Pull, Recor
 from common.wire.media import Item
 from common.wire.messages import CatalogChange, Heartbeat, Media
 from common.wire.repair import LIVE, PULLED, Commit, Rejoin, RepairLimits, StreamRepair
-from edge.backfill import Backfill, Run
-from edge.shelf import Shelf, Store
-from edge.tally import Tally
 
 JOIN_RETRY_US = 300_000
 MAX_JOIN_WAIT = 3

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from common.bus.answers import answer_pull, positions
+from common.bus.pages import Pages
+from common.bus.receiver import Receiver
 from common.media.track import INDEX_TRACK
 from common.track.board import Board
 from common.track.catalog import Catalog
@@ -17,9 +20,6 @@ from common.wire.control import Absent, Control, Gone, Join, Joined, Pull, Recor
 from common.wire.media import Item
 from common.wire.messages import CatalogChange, Heartbeat, Media
 from common.wire.repair import RepairLimits
-from edge.receiver import Receiver
-from edge.worker import Pages
-from origin.answers import answer_pull, positions
 from tests.harness.bus import AUDIO, GOP, VIDEO, Source, catalog, content
 
 FRAME_US = 40_000

@@ -86,7 +86,7 @@ class Link:
         self._deliver = deliver
         self._renewed = renewed
         self._now = now_us
-        self._log = Limited(Log("edge.link", peer=endpoints.bus), seconds=10)
+        self._log = Limited(Log("common.bus.link", peer=endpoints.bus), seconds=10)
         self._bus = self._connect(context, zmq.SUB, endpoints.bus)
         self._control = self._connect(context, zmq.DEALER, endpoints.control)
         self._bus.setsockopt(zmq.SUBSCRIBE, NODE_TOPIC)

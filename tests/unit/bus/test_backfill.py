@@ -1,5 +1,5 @@
+from common.bus.backfill import RETRY_US, Backfill, Run
 from common.track.record import Record
-from edge.backfill import RETRY_US, Backfill, Run
 
 SECOND = 1_000_000
 

@@ -1,0 +1,1 @@
+"""Both ends of the bus: what sends records of a stream, and what takes them in."""

@@ -1,0 +1,35 @@
+"""Which registry a node uses."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+
+from common.runtime.config import NodeSettings
+from common.runtime.embedded import EmbeddedRegistry
+from common.runtime.registry import NodeEntry, Registry
+
+
+@contextlib.asynccontextmanager
+async def open_registry(node: NodeSettings) -> AsyncIterator[Registry]:
+    """Use the registry that the settings of a node name, for the time of a block."""
+    yield EmbeddedRegistry(node.registry)
+
+
+def node_entry(
+    node: NodeSettings,
+    role: str,
+    endpoints: Mapping[str, str],
+    capacity: Mapping[str, float] | None = None,
+) -> NodeEntry:
+    """Return what a node tells the registry of itself."""
+    place = None
+    if node.latitude is not None and node.longitude is not None:
+        place = (node.latitude, node.longitude)
+    return NodeEntry(
+        node.name,
+        role,
+        dict(endpoints),
+        dict(capacity or {}),
+        datacenter=node.datacenter,
+        tags=tuple(node.tags),
+        location=place,
+    )
