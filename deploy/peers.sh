@@ -6,7 +6,7 @@ set -euo pipefail
 declare -A package=(
   [ffmpeg]=ffmpeg [ffprobe]=ffmpeg [chromium]=chromium
   [gst-launch-1.0]=gstreamer1.0-tools [gst-inspect-1.0]=gstreamer1.0-tools
-  [promtool]=prometheus [nginx]=nginx-light
+  [promtool]=prometheus [nginx]=nginx-light [consul]=consul
 )
 # One element for each set of GStreamer plug-ins.
 declare -A element=(
@@ -57,7 +57,11 @@ fi
 # Packages start their services when installed; the tests want the programs alone.
 policy=/usr/sbin/policy-rc.d
 placed=no
-restore() { if [ "$placed" = yes ]; then "${root[@]}" rm -f "$policy"; fi; }
+foreign=
+restore() {
+  if [ "$placed" = yes ]; then "${root[@]}" rm -f "$policy"; fi
+  if [ -n "$foreign" ]; then rm -rf "$foreign"; fi
+}
 trap restore EXIT
 if [ ! -e "$policy" ]; then
   placed=yes
@@ -72,10 +76,44 @@ apt=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Time
 if [ -n "${CI:-}" ]; then apt+=(-o DPkg::Options::=--force-unsafe-io); fi
 echo "installing: ${needed[*]}"
 "${apt[@]}" update --quiet --quiet
-"${apt[@]}" install --quiet --yes --no-install-recommends "${needed[@]}"
+
+# Consul left Debian after bullseye. Its package comes from there, out of the machine's own mirror:
+# one file, whose hash the signed index vouches for. The index is read from a folder of our own, so
+# no foreign suite enters the machine's sources, and nothing else can come from it.
+consul_of_bullseye() {
+  local mirror keys=/usr/share/keyrings/debian-archive-keyring.gpg
+  mirror=$(apt-get indextargets --format '$(SITE) $(CODENAME)' \
+    'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | awk 'NR == 1 {print $1}')
+  if [ -z "$mirror" ] || [ ! -e "$keys" ]; then
+    echo "no Debian mirror in apt's sources: install Consul 1.8 or later by hand" >&2
+    return 1
+  fi
+  foreign=$(mktemp -d)
+  chmod 755 "$foreign"
+  mkdir -p "$foreign/lists/partial" "$foreign/cache/archives/partial"
+  echo "deb [signed-by=$keys] $mirror bullseye main" >"$foreign/sources.list"
+  # Unsigned is refused, whatever the machine's configuration says.
+  local there=(-o "Dir::Etc::SourceList=$foreign/sources.list" -o Dir::Etc::SourceParts=-
+    -o "Dir::State::Lists=$foreign/lists" -o "Dir::Cache=$foreign/cache"
+    -o APT::Sandbox::User=root -o Acquire::Languages=none -o APT::Get::AllowUnauthenticated=false
+    -o Acquire::AllowInsecureRepositories=false -o Acquire::AllowWeakRepositories=false)
+  apt-get "${there[@]}" update --quiet --quiet
+  (cd "$foreign" && apt-get "${there[@]}" download --quiet --quiet 'consul=1.8.7*')
+}
+
+wanted=()
+for name in "${needed[@]}"; do
+  if [ "$name" = consul ] && [ -z "$(apt-cache madison consul)" ]; then
+    consul_of_bullseye
+    wanted+=("$foreign"/consul_*.deb)
+  else
+    wanted+=("$name")
+  fi
+done
+"${apt[@]}" install --quiet --yes --no-install-recommends "${wanted[@]}"
 
 # Nor at the next boot. Who had the package before keeps its service as it was.
-for name in nginx prometheus; do
+for name in nginx prometheus consul; do
   case " ${needed[*]} " in *" $name"*) "${root[@]}" update-rc.d "$name" disable ;; esac
 done
 
