@@ -66,10 +66,10 @@ class EmbeddedRegistry:
         return [replace(one, draining=_file_name(one.name) in draining) for one in found]
 
     async def acquire(
-        self, stream: str, node: str, endpoints: Mapping[str, str], epoch: int = 0
+        self, stream: str, node: str, endpoints: Mapping[str, str], epoch: int = 0, over: int = 0
     ) -> Owner:
         """Become the owner of a stream."""
-        return await asyncio.to_thread(self._acquire, stream, node, dict(endpoints), epoch)
+        return await asyncio.to_thread(self._acquire, stream, node, dict(endpoints), epoch, over)
 
     async def release(self, owner: Owner) -> None:
         """Give a stream up, unless somebody else has it by now."""
@@ -145,11 +145,14 @@ class EmbeddedRegistry:
         with self._locked():
             self._file(name).unlink(missing_ok=True)
 
-    def _acquire(self, stream: str, node: str, endpoints: dict[str, str], epoch: int) -> Owner:
+    def _acquire(
+        self, stream: str, node: str, endpoints: dict[str, str], epoch: int, over: int
+    ) -> Owner:
         path = self._stream(stream)
         with self._locked():
             old = _read(path)
-            if _owned(old) and (old["pid"], old["node"]) != (os.getpid(), node):
+            ours = (old.get("pid"), old.get("node")) == (os.getpid(), node)
+            if _owned(old) and not ours and old["term"] != over:
                 raise StreamBusy(f"{stream} is already published on {old['node']}")
             now = self._clock()
             owner = Owner(

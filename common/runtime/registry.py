@@ -84,12 +84,13 @@ class Registry(Protocol):
         """Return the live nodes, of one role or all, by name."""
 
     async def acquire(
-        self, stream: str, node: str, endpoints: Mapping[str, str], epoch: int = 0
+        self, stream: str, node: str, endpoints: Mapping[str, str], epoch: int = 0, over: int = 0
     ) -> Owner:
         """Become the owner of a stream, under a term higher than any before.
 
         ``epoch`` is the numbering that the node continues; 0 begins a new one, higher than any
-        before.
+        before. With ``over`` it is taken from the owner of that term also if that node seems to
+        live: it has been silent on the bus, and will find itself fenced.
 
         Raises:
             StreamBusy: If a live node owns it; the text names that node.

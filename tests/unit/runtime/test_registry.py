@@ -72,6 +72,18 @@ async def test_a_dead_node_is_not_listed_and_its_stream_can_be_taken_over(tmp_pa
     assert (await shared.owners()) == [owner]
 
 
+async def test_a_stream_is_taken_from_a_living_owner_whose_term_is_named(tmp_path: Path) -> None:
+    other = Other(tmp_path, "o1", "live")
+    shared = EmbeddedRegistry(tmp_path)
+    with pytest.raises(StreamBusy):
+        await shared.acquire("live", "o2", {}, over=other.term - 1)
+    owner = await shared.acquire("live", "o2", {}, epoch=7, over=other.term)
+    assert (owner.node, owner.epoch) == ("o2", 7)
+    assert owner.term > other.term
+    assert await shared.owner("live") == owner
+    other.kill()
+
+
 async def test_terms_and_epochs_rise_even_if_the_clock_stands(tmp_path: Path) -> None:
     shared = EmbeddedRegistry(tmp_path, clock=lambda: 1000)
     first = await shared.acquire("live", "o", {})
