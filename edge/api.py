@@ -5,6 +5,7 @@ header has to be an address or ``localhost``.
 """
 
 import ipaddress
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,11 +15,20 @@ from typing import Any
 from aiohttp import web
 
 from common import __version__
-from common.errors import AccessDenied, HeadwaterError, StreamError, StreamNotFound
+from common.errors import (
+    AccessDenied,
+    HeadwaterError,
+    ProtocolError,
+    StreamError,
+    StreamNotFound,
+)
 from common.media.describe import describe
 from common.media.track import Track
 from common.runtime.http import Handler, health_routes
+from common.runtime.registry import DRAIN_TIMEOUT
+from common.runtime.units import Duration
 from common.track.reader import StreamReader
+from edge.draining import Drain
 from edge.supervisor import Supervisor
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -33,13 +43,18 @@ class Api:
     supervisor: Supervisor
     endpoints: dict[str, str]
     capacity: dict[str, float]
+    drain: Drain
     registered: bool = False
     began: float = field(default_factory=time.time)
 
     def missing(self) -> str | None:
         """Return what the edge still waits for, None when it serves."""
         waiting = self.supervisor.missing()
-        return waiting if waiting or self.registered else "waiting for the registry"
+        if waiting is None and not self.registered:
+            waiting = "waiting for the registry"
+        if waiting is None and self.drain.active:
+            waiting = "draining"
+        return waiting
 
     def routes(self) -> Iterable[web.RouteDef]:
         """Return every admin route."""
@@ -49,6 +64,9 @@ class Api:
             web.get("/api/v1/streams", self.streams),
             web.get("/api/v1/streams/{stream}", self.stream),
             web.get("/api/v1/sessions", self.sessions),
+            web.get("/api/v1/drain", self.drained),
+            web.post("/api/v1/drain", self.begin_drain),
+            web.post("/api/v1/undrain", self.end_drain),
         ]
 
     async def describe_node(self, _: web.Request) -> web.Response:
@@ -61,10 +79,10 @@ class Api:
                 "version": __version__,
                 "uptime_seconds": round(time.time() - self.began, 3),
                 "ready": self.missing() is None,
-                "draining": False,
+                "draining": self.drain.active,
                 "endpoints": self.endpoints,
                 "capacity": self.capacity,
-                "sessions": sum(child.report.sessions for child in children),
+                "sessions": self.supervisor.viewing,
                 "egress_bits_per_second": round(sum(c.report.bits_per_second for c in children)),
                 "children": [
                     {"name": child.name, "pid": child.pid, "ready": child.ready}
@@ -93,6 +111,30 @@ class Api:
         if stream is not None:
             found = [session for session in found if session.get("stream") == stream]
         return _json({"sessions": found})
+
+    async def drained(self, _: web.Request) -> web.Response:
+        """Say whether the edge drains, and how many viewers are left."""
+        return _json(self.drain.status())
+
+    async def begin_drain(self, request: web.Request) -> web.Response:
+        """Move the viewers away; a body ``{"timeout": "60s"}`` says within what time.
+
+        Raises:
+            ProtocolError: If the body is not that.
+        """
+        body = await _body(request)
+        try:
+            timeout = Duration.parse(body.get("timeout", DRAIN_TIMEOUT))
+        except ValueError as error:
+            raise ProtocolError(f"timeout: {error}") from error
+        await self.drain.set(True, timeout)
+        return _json({"draining": True, "timeout": timeout}, status=202)
+
+    async def end_drain(self, request: web.Request) -> web.Response:
+        """Take viewers again."""
+        await _body(request)
+        await self.drain.set(False)
+        return _json({"draining": False}, status=202)
 
     def _stream(self, name: str) -> dict[str, Any]:
         state, epoch = self.supervisor.states.get(name, ("joining", 0))
@@ -152,5 +194,22 @@ async def own_host(request: web.Request, handler: Handler) -> web.StreamResponse
     return await handler(request)
 
 
-def _json(tree: dict[str, Any]) -> web.Response:
-    return web.json_response(tree, headers=NO_STORE)
+def _json(tree: dict[str, Any], status: int = 200) -> web.Response:
+    return web.json_response(tree, headers=NO_STORE, status=status)
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    """Return the JSON object of a request that changes something, empty if it has no body.
+
+    Only the type that a page of another site cannot send unasked is taken: this port trusts those
+    who are on the machine, and a browser may be there too.
+    """
+    if request.content_type != "application/json":
+        raise ProtocolError("send Content-Type: application/json, also without a body")
+    try:
+        body = json.loads(await request.read() or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("the body is not JSON") from error
+    if not isinstance(body, dict):
+        raise ProtocolError("the body is not a JSON object")
+    return body

@@ -16,8 +16,10 @@ from common.runtime.registry import Registry
 from common.track.folder import sweep
 from edge import child
 from edge.api import Api, own_host
+from edge.around import Watch
 from edge.config import Config
-from edge.gossip import Gossiper, memory_used
+from edge.draining import Drain
+from edge.gossip import Gossiper, Load, memory_used
 from edge.output import configured
 from edge.supervisor import Child, Supervisor
 
@@ -75,7 +77,8 @@ async def run(config: Config) -> None:
             "sessions": float(config.edge.sessions),
             "cores": float(os.cpu_count() or 1),
         }
-        api = Api(config.node.name, root, supervisor, endpoints, capacity)
+        drain = Drain(registry, config.node.name, supervisor)
+        api = Api(config.node.name, root, supervisor, endpoints, capacity, drain)
         app = http.application(api.routes())
         app.middlewares.append(own_host)
         runner = await http.serve(app, admin)
@@ -90,7 +93,13 @@ async def _serve(
     config: Config, registry: Registry, api: Api, gossiper: Gossiper, root: Path
 ) -> None:
     """Join the cluster once the children are ready; leave it at the end."""
-    supervisor = api.supervisor
+    supervisor, drain = api.supervisor, api.drain
+    watch = Watch(registry, config.node.name, config.edge.balancer)
+
+    def load() -> Load:
+        return supervisor.load(memory_used(), drain.active)
+
+    drain.said = lambda: gossiper.send(load())
     await supervisor.complete.wait()
     await registry.register(node_entry(config.node, "edge", api.endpoints, api.capacity))
     api.registered = True
@@ -99,11 +108,22 @@ async def _serve(
         ready.announce(config.node, api.endpoints, pids)
         log.info("ready", extra={"node": config.node.name, **api.endpoints})
         async with asyncio.TaskGroup() as group:
-            group.create_task(gossiper.run(lambda: supervisor.load(memory_used())))
+            group.create_task(gossiper.run(load))
+            group.create_task(watch.run(drain.look))
             group.create_task(_sweep(root))
+            await _until_stopped(drain, config.edge.drain)
     finally:
         ready.withdraw(config.node)
         await registry.unregister(config.node.name)
+
+
+async def _until_stopped(drain: Drain, seconds: float) -> None:
+    """Wait to be cancelled, and then for the viewers to be moved to other edges."""
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        await drain.leave(seconds)
+        raise
 
 
 async def _sweep(root: Path) -> None:

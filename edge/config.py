@@ -33,6 +33,13 @@ class EdgeSettings(Settings, frozen=True):
     public: str = ""
     """``HOST:PORT`` that viewers use to reach this edge, if it is not the address it listens on."""
 
+    balancer: str = ""
+    """URL at which viewers reach a balancer, such as ``https://live.example.org``, for steering and
+    for redirects; if not set, that of a live balancer of the registry."""
+
+    drain: Duration = Duration(1)
+    """How long the edge, told to stop, goes on for viewers that are being moved to other edges."""
+
     viewers: int = 0
     """Viewer processes; 0: one per core, up to four."""
 

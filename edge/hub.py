@@ -13,7 +13,6 @@ until the next keyframe at which it has caught up. One whose connection takes no
 
 import asyncio
 from collections.abc import Callable
-from enum import Enum
 
 from common.errors import HeadwaterError, StreamNotFound, TrackUnsupported
 from common.media.codec import Kind
@@ -23,6 +22,9 @@ from edge.flow import Flow, Rate
 from edge.mirrors import Mirror
 from edge.selection import Selection
 from edge.sessions import Session, Sessions
+from edge.viewing import Phase, Viewer
+
+__all__ = ["Hub", "Phase", "Viewer"]
 
 log = Log("edge.hub")
 limited = Limited(log)
@@ -42,56 +44,6 @@ LATE_TRACK = 1.0
 """Seconds of video that a new stream may have before its audio is no longer waited for."""
 
 
-class Phase(Enum):
-    """What a viewer gets from a flush."""
-
-    PENDING = "pending"
-    """Everything from the next keyframe on, the header first."""
-
-    SKIPPING = "skipping"
-    """Everything from the next keyframe on: it was too slow."""
-
-    LIVE = "live"
-    HELD = "held"
-    """Nothing, by its own wish."""
-
-    GONE = "gone"
-
-
-class Viewer:
-    """One transport that a feed writes to."""
-
-    __slots__ = ("done", "fan", "flow", "inits", "phase", "reason", "session", "transport")
-
-    def __init__(self, transport: asyncio.Transport, session: Session, flow: Flow) -> None:
-        self.transport = transport
-        self.session = session
-        self.flow = flow
-        self.fan: _Fan
-        self.phase = Phase.PENDING
-        self.inits: dict[int, int] = {}
-        """Setup bytes that it has, by track."""
-
-        self.reason = ""
-        """Why it ended."""
-
-        self.done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """Set to the reason when nothing more will be written; cancelled with its handler."""
-
-    def write(self, data: bytes) -> None:
-        """Write shared bytes; they are never copied here."""
-        self.transport.write(data)
-        self.flow.written += len(data)
-        self.session.bytes += len(data)
-
-    def finish(self, reason: str) -> None:
-        """End the viewer; its handler goes on."""
-        if self.phase is not Phase.GONE:
-            self.phase, self.reason = Phase.GONE, reason
-        if not self.done.done():
-            self.done.set_result(reason)
-
-
 class Hub:
     """All feeds of a viewer process."""
 
@@ -104,8 +56,8 @@ class Hub:
         """Least seconds between two flushes of a feed."""
 
         self._loop = asyncio.get_running_loop()
-        self._fans: dict[tuple[object, ...], _Fan] = {}
-        self._ending: set[_Fan] = set()
+        self._fans: dict[tuple[object, ...], Fan] = {}
+        self._ending: set[Fan] = set()
 
     async def ready(
         self, mirror: Mirror, selection: Selection, form: Format, wait: float = 10.0
@@ -143,7 +95,7 @@ class Hub:
         key = (mirror.stream, mirror.epoch, form.protocol, form.variant, selection)
         fan = self._fans.get(key)
         if fan is None:
-            fan = self._fans[key] = _Fan(self, mirror, selection, form)
+            fan = self._fans[key] = Fan(self, mirror, selection, form)
             fan.on_stop = lambda: self._fans.pop(key, None)
         viewer = Viewer(transport, session, Flow(self._loop.time()))
         viewer.fan = fan
@@ -184,6 +136,30 @@ class Hub:
         """Return how many viewers the feeds have."""
         return sum(len(fan.viewers) for fan in self._fans.values())
 
+    def members(self) -> list[Viewer]:
+        """Return the viewers of all feeds."""
+        return [viewer for fan in self._fans.values() for viewer in fan.viewers]
+
+    def end_at_keyframe(self) -> None:
+        """End every viewer where its next GOP would begin; those that get nothing now, at once."""
+        for viewer in self.members():
+            if viewer.phase is Phase.LIVE:
+                viewer.phase = Phase.LEAVING
+            elif viewer.phase is not Phase.LEAVING:
+                viewer.fan.let_go(viewer)
+
+    def keep(self) -> None:
+        """Take :meth:`end_at_keyframe` back for those that are still here."""
+        for viewer in self.members():
+            if viewer.phase is Phase.LEAVING:
+                viewer.phase = Phase.LIVE
+
+    def end_now(self) -> None:
+        """End every viewer that waits for a keyframe in vain."""
+        for viewer in self.members():
+            if viewer.phase is Phase.LEAVING:
+                viewer.fan.let_go(viewer)
+
     def close(self) -> None:
         """Let every viewer go, whatever waits for it."""
         for fan in (*self._fans.values(), *self._ending):
@@ -191,7 +167,7 @@ class Hub:
                 viewer.finish("stopped")
                 fan.discard(viewer)
 
-    def ending(self, fan: "_Fan", ended: bool) -> None:
+    def ending(self, fan: "Fan", ended: bool) -> None:
         """Keep an eye on a feed that has ended until its viewers have taken what waits."""
         (self._ending.add if ended else self._ending.discard)(fan)
 
@@ -209,7 +185,7 @@ def _settled(mirror: Mirror, selection: Selection, form: Format) -> bool:
     return last.dts - first.dts >= LATE_TRACK * tracks[0].timescale
 
 
-class _Fan:
+class Fan:
     """A feed and its viewers."""
 
     def __init__(self, hub: Hub, mirror: Mirror, selection: Selection, form: Format) -> None:
@@ -247,6 +223,11 @@ class _Fan:
     def discard(self, viewer: Viewer) -> None:
         if self.viewers.pop(viewer, viewer) is None and not self.viewers:
             self._close()
+
+    def let_go(self, viewer: Viewer) -> None:
+        """End a viewer that is to go on elsewhere."""
+        viewer.finish("moved")
+        self.discard(viewer)
 
     def _end(self) -> None:
         """Let every viewer go once it has taken what waits for it."""
@@ -378,7 +359,19 @@ class _Fan:
                 return viewer.flow.written - before
         elif viewer.phase in (Phase.HELD, Phase.GONE):
             return 0
+        elif viewer.phase is Phase.LEAVING:
+            return self._finish(viewer, chunks)
         return self._catch_up(viewer, chunks, waiting <= limit, frames)
+
+    def _finish(self, viewer: Viewer, chunks: list[Chunk]) -> int:
+        """Write what comes before the next keyframe; with that, the viewer ends."""
+        before = viewer.flow.written
+        for chunk in chunks:
+            if chunk.key:
+                self.let_go(viewer)
+                break
+            viewer.write(chunk.data)
+        return viewer.flow.written - before
 
     def _catch_up(self, viewer: Viewer, chunks: list[Chunk], able: bool, frames: int) -> int:
         """Begin at a keyframe among ``chunks``, if there is one and the viewer is ``able``."""

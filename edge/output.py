@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edge.config import EdgeSettings
     from edge.hub import Hub
     from edge.mirrors import Mirrors
+    from edge.moving import Mover
     from edge.sessions import Sessions
 
 
@@ -57,6 +58,7 @@ class ViewerContext:
     mirrors: "Mirrors"
     sessions: "Sessions"
     hub: "Hub"
+    mover: "Mover"
     settings: "EdgeSettings"
     node: str = "edge"
     outputs: "dict[str, Output]" = field(default_factory=dict)

@@ -94,6 +94,8 @@ class Sessions:
         self._numbers = itertools.count(1)
         self._all: dict[int, Session] = {}
         self._visits: dict[tuple[str, str, str, str], Session] = {}
+        self._visited: set[str] = set()
+        """Protocols that had a visit."""
 
     def open(self, stream: str, protocol: str, request: web.BaseRequest) -> Session:
         """Begin the visit of a long-lived viewer.
@@ -101,7 +103,7 @@ class Sessions:
         Raises:
             NodeUnavailable: If this process has as many sessions as it may.
         """
-        if len(self._all) >= self.most:
+        if self.full:
             self.refused[protocol] += 1
             raise NodeUnavailable("this edge has as many viewers as it may have")
         peer = request.remote or ""
@@ -123,8 +125,20 @@ class Sessions:
         session = self._visits.get(key)
         if session is None:
             session = self._visits[key] = self.open(stream, protocol, request)
+            self._visited.add(protocol)
         session.seen = self.clock()
         return session
+
+    def known(self, stream: str, request: web.BaseRequest) -> bool:
+        """Return whether a request belongs to a visit that has begun."""
+        agent = request.headers.get("User-Agent", "")[:MAX_AGENT]
+        key = (request.remote or "", agent, stream)
+        return any((*key, protocol) in self._visits for protocol in self._visited)
+
+    @property
+    def full(self) -> bool:
+        """Whether this process has as many sessions as it may."""
+        return len(self._all) >= self.most
 
     def latency(self, protocol: str, capture_us: int) -> None:
         """Note that a frame captured at ``capture_us`` (Unix microseconds) goes to viewers now."""

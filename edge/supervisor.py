@@ -11,6 +11,7 @@ worker to us       ``state`` (``stream``, ``state`` joining, live, absent or end
 us to viewers      ``state``, the same; all that is known when a viewer first wants a stream
 child to us        ``ready`` once; ``report`` each second (``metrics``, ``sessions``, ``bytes``,
                    ``opened``, ``refused``, ``cpu``); ``sessions`` (``id``, ``list``) when asked
+us to a viewer     ``around`` (who else is there, whether this edge drains: :mod:`edge.around`)
 us to a child      ``stop``; ``sessions`` (``id``)
 =================  ==========================================================================
 
@@ -153,6 +154,10 @@ class Supervisor:
         self.complete = asyncio.Event()
         """Set once every child has been ready at the same time."""
 
+        self.around: Callable[[], dict[str, Any]] | None = None
+        """Makes the message that tells a viewer process of its surroundings."""
+
+        self._reported = asyncio.Event()
         self._gone = Report()
         self._questions: dict[int, tuple[asyncio.Future[list[Any]], set[str], list[Any]]] = {}
         self._numbers = itertools.count(1)
@@ -182,6 +187,8 @@ class Supervisor:
                     self.complete.set()
                 if child is self.worker:
                     child.send({"t": "want", "streams": sorted(self.wanted())})
+                elif self.around is not None:
+                    child.send(self.around())
             case {"t": "want", "streams": [*streams]}:
                 self._want(child, frozenset(map(str, streams)))
             case {"t": "state", "stream": str(stream), "state": str(state), "epoch": int(epoch)}:
@@ -209,6 +216,24 @@ class Supervisor:
     def wanted(self) -> set[str]:
         """Return the streams that any viewer process wants."""
         return {stream for viewer in self.viewers for stream in viewer.wants}
+
+    def surround(self, around: Callable[[], dict[str, Any]]) -> None:
+        """Tell every viewer process of its surroundings, those too that start later."""
+        self.around = around
+        for viewer in self.viewers:
+            if viewer.ready:
+                viewer.send(around())
+
+    @property
+    def viewing(self) -> int:
+        """How many viewers there were by the last reports."""
+        return sum(viewer.report.sessions for viewer in self.viewers)
+
+    async def empty(self) -> None:
+        """Wait until no viewer process has viewers, by their reports."""
+        while self.viewing:
+            self._reported.clear()
+            await self._reported.wait()
 
     def load(self, memory: float, draining: bool = False) -> Load:
         """Return what the balancers are told.
@@ -287,6 +312,7 @@ class Supervisor:
             cpu=float(message.get("cpu", 0.0)),
             bits_per_second=rate,
         )
+        self._reported.set()
 
     def _answered(self, number: int, name: str, sessions: list[Any]) -> None:
         if number not in self._questions:

@@ -22,9 +22,11 @@ from common.runtime.control import Channel
 from common.runtime.logs import Log
 from common.runtime.wake import Wake
 from edge import child, http
+from edge.around import Around
 from edge.config import Config
 from edge.hub import Hub
 from edge.mirrors import Mirrors
+from edge.moving import Mover
 from edge.output import ViewerContext, configured
 from edge.sessions import Sessions
 
@@ -50,8 +52,9 @@ class ViewerProcess:
         self.sessions = Sessions(idle=settings.idle, most=settings.sessions)
         self.mirrors = Mirrors(Path(config.node.pages), wait=settings.wait, linger=settings.linger)
         self.hub = Hub(self.sessions, slow=settings.slow, stall=settings.stall)
+        self.mover = Mover(self.sessions, self.hub, time.monotonic)
         self.context = ViewerContext(
-            self.mirrors, self.sessions, self.hub, settings, config.node.name
+            self.mirrors, self.sessions, self.hub, self.mover, settings, config.node.name
         )
         self.on_ready: Callable[[], None] = lambda: None
         self._channel = channel
@@ -98,6 +101,8 @@ class ViewerProcess:
                     self.mirrors.state(
                         str(message["stream"]), str(message["state"]), int(message["epoch"])
                     )
+                case "around":
+                    self.mover.look(Around.heard(message))
                 case "sessions":
                     listed = self.sessions.listed()
                     self._channel.send({"t": "sessions", "id": message["id"], "list": listed})
@@ -152,6 +157,7 @@ class ViewerProcess:
         if runner is not None:
             for site in list(runner.sites):
                 await site.stop()
+        self.mover.close()
         self.hub.close()
         for output in self.context.outputs.values():
             await output.close()

@@ -19,8 +19,9 @@ from common import __version__
 from common.errors import ConfigError, HeadwaterError, ListenError
 from common.runtime import config, logs
 from common.runtime.registries import open_registry
-from common.runtime.registry import Registry
+from common.runtime.registry import DRAIN_TIMEOUT, Registry
 from common.runtime.tasks import INTERRUPTED, run_until_signalled
+from common.runtime.units import Duration
 
 T = TypeVar("T")
 
@@ -81,7 +82,27 @@ def parser() -> argparse.ArgumentParser:
         listing = commands.add_parser(name, help=what, description=what)
         listing.add_argument("--json", action="store_true", help="print JSON")
         _configurable(listing)
+    _drain_commands(commands)
     return top
+
+
+def _drain_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    what = "move the viewers of an edge to the others"
+    drain = commands.add_parser("drain", help=what, description=what)
+    drain.add_argument("name", metavar="NODE", help="name of the edge")
+    drain.add_argument(
+        "--timeout",
+        type=Duration.parse,
+        default=Duration(DRAIN_TIMEOUT),
+        metavar="TIME",
+        help="end the viewers that are left after this time (60s)",
+    )
+    drain.add_argument("--wait", action="store_true", help="show who is left until nobody is")
+    _configurable(drain)
+    what = "let an edge that was drained have viewers again"
+    undrain = commands.add_parser("undrain", help=what, description=what)
+    undrain.add_argument("name", metavar="NODE", help="name of the edge")
+    _configurable(undrain)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -223,6 +244,25 @@ def _print(rows: Sequence[dict[str, Any]], as_json: bool, nothing: str) -> int:
     return 0
 
 
+def _drain(arguments: argparse.Namespace) -> int:
+    from common.runtime import draining  # what a role does not need, it does not load
+
+    machine: Machine = _load(Machine, arguments)
+    name, timeout, wait = arguments.name, arguments.timeout, arguments.wait
+    gone = asyncio.run(
+        _ask(machine, lambda registry: draining.drain(registry, name, timeout, wait=wait))
+    )
+    return 0 if gone else 1
+
+
+def _undrain(arguments: argparse.Namespace) -> int:
+    from common.runtime import draining
+
+    machine: Machine = _load(Machine, arguments)
+    asyncio.run(_ask(machine, lambda registry: draining.undrain(registry, arguments.name)))
+    return 0
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from common.runtime import demo  # what a role does not need, it does not load
 
@@ -248,7 +288,9 @@ def _solo(arguments: argparse.Namespace) -> int:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "config": _config,
     "demo": _demo,
+    "drain": _drain,
     "nodes": _nodes,
     "solo": _solo,
     "streams": _streams,
+    "undrain": _undrain,
 }

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from common.errors import ConfigError, NodeUnavailable, StreamBusy
 from common.names import check_name
-from common.runtime.registry import NodeEntry, Owner, Standby, now_us
+from common.runtime.registry import DRAIN_TIMEOUT, NodeEntry, Owner, Standby, now_us
 
 LOCK_TIMEOUT = 5.0
 """Seconds to wait for another process that changes the registry."""
@@ -63,7 +63,12 @@ class EmbeddedRegistry:
         trees = [_read(path) for path in sorted(self._nodes.glob("*.json"))]
         found = [_node(tree) for tree in trees if _alive(tree) and role in ("", tree["role"])]
         draining = {path.name for path in self._drains.iterdir()}
-        return [replace(one, draining=_file_name(one.name) in draining) for one in found]
+        return [self._drained(one) if _file_name(one.name) in draining else one for one in found]
+
+    def _drained(self, entry: NodeEntry) -> NodeEntry:
+        tree = _read(self._drains / _file_name(entry.name))
+        timeout = float(tree.get("timeout", DRAIN_TIMEOUT))
+        return replace(entry, draining=True, drain_timeout=timeout)
 
     async def acquire(
         self, stream: str, node: str, endpoints: Mapping[str, str], epoch: int = 0, over: int = 0
@@ -105,11 +110,11 @@ class EmbeddedRegistry:
         trees = [tree for path in paths if _alive(tree := _read(path))]
         return [_standby(tree) for tree in trees if tree["stream"] == stream]
 
-    async def drain(self, name: str, draining: bool) -> None:
+    async def drain(self, name: str, draining: bool, timeout: float = DRAIN_TIMEOUT) -> None:
         """Say that the viewers of a node are to be moved away, or take that back."""
         if name not in {entry.name for entry in await self.nodes()}:
             raise NodeUnavailable(f"no live node is called {name!r}")
-        tree = {"node": name} if draining else None
+        tree = {"node": name, "timeout": timeout} if draining else None
         await asyncio.to_thread(self._change, self._drains / _file_name(name), tree)
 
     async def define(self, stream: str, settings: Mapping[str, Any] | None) -> None:

@@ -94,6 +94,13 @@ FRAMES_SKIPPED = _counter(
 CAPTURE_TO_VIEWER = _histogram(
     "capture_to_viewer_seconds", "From the encoder's clock to the viewer's socket.", "protocol"
 )
+VIEWERS_MOVED = _counter(
+    "viewers_moved", "Long-lived viewers told to go on at another edge, or ended.", "protocol"
+)
+REQUESTS_REDIRECTED = _counter(
+    "requests_redirected", "Requests sent to another edge or a balancer.", "reason"
+)
+DRAINING = _gauge("draining", "Whether the viewers of this node are being moved away.")
 CHILD_RESTARTS = _counter("child_restarts", "Child processes started again.", "kind")
 
 # Pages.

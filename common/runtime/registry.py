@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+DRAIN_TIMEOUT = 60.0
+"""Seconds that viewers have to move away from a node, if nobody says how many."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeEntry:
@@ -41,6 +44,9 @@ class NodeEntry:
 
     draining: bool = False
     """Somebody wants its viewers moved away; set with :meth:`Registry.drain` alone."""
+
+    drain_timeout: float = DRAIN_TIMEOUT
+    """Seconds after which the viewers that are still there are ended, if it drains."""
 
     pid: int = field(default_factory=os.getpid)
 
@@ -120,10 +126,11 @@ class Registry(Protocol):
     async def standbys(self, stream: str) -> list[Standby]:
         """Return the live nodes that can go on with a stream, by name."""
 
-    async def drain(self, name: str, draining: bool) -> None:
+    async def drain(self, name: str, draining: bool, timeout: float = DRAIN_TIMEOUT) -> None:
         """Say that the viewers of a node are to be moved away, or take that back.
 
-        It holds until it is taken back, also if the node is started again.
+        It holds until it is taken back, also if the node is started again. Viewers that are still
+        there ``timeout`` seconds after the node has heard of it are ended.
 
         Raises:
             NodeUnavailable: If no live node has this name.
@@ -139,3 +146,8 @@ class Registry(Protocol):
 def now_us() -> int:
     """Return Unix microseconds."""
     return time.time_ns() // 1000
+
+
+def url_of(address: str) -> str:
+    """Return an ``http`` endpoint, ``HOST:PORT`` or a URL, as a URL without a path."""
+    return (address if "://" in address else f"http://{address}").rstrip("/")

@@ -5,6 +5,9 @@ one fragment a frame. A viewer sends ``request_codec_data`` with what it can dec
 ``codec_data``; ``play`` starts. ``?autoplay=1`` needs neither. Besides ``hold``, ``seek`` (to live)
 and ``set_speed`` are understood; other speeds than that of the stream are answered, not granted.
 
+When the edge drains, ``{"type": "move", "data": {"url": ...}}`` says where to go on: frames
+still come here until the viewer has opened that and closed this, or the drain is over (code 1012).
+
 The frames of the media are built once and written by the hub to every viewer's transport
 (RFC 6455 section 5.2: a server's frames are not masked).
 """
@@ -15,7 +18,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from common.errors import HeadwaterError
 from common.formats.cmaf import fragment, init_segment, setup_bytes
@@ -176,9 +179,13 @@ class _Conversation:
         finally:
             if self._viewer is not None:
                 self._context.hub.leave(self._viewer)
-        if not self._socket.closed:
-            await self._socket.send_json({"type": "on_stop"})
-            await self._socket.close()
+        if self._socket.closed:
+            return
+        if self._viewer is not None and self._viewer.reason == "moved":
+            await self._socket.close(code=WSCloseCode.SERVICE_RESTART, message=b"go on elsewhere")
+            return
+        await self._socket.send_json({"type": "on_stop"})
+        await self._socket.close()
 
     async def _next(self) -> Any:
         """Return the viewer's next message, None once nothing more will be sent to it."""
@@ -241,6 +248,14 @@ class _Conversation:
             self._mirror.stream, self._form.protocol, self._request
         )
         self._viewer = hub.join(self._mirror, self._selection, self._form, transport, session)
+        self._viewer.on_move = self._move
+        self._context.mover.joined(self._viewer)
+
+    def _move(self, base: str) -> None:
+        """Tell the viewer to go on at another edge; it gets its media here until it leaves."""
+        if self._viewer is not None:
+            url = base.replace("http", "ws", 1) + self._request.raw_path
+            self._viewer.write(control({"type": "move", "data": {"url": url}}))
 
     async def _seek(self) -> None:
         if self._viewer is not None:

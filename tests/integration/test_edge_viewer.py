@@ -17,6 +17,7 @@ from common.formats.mp4_read import read_fragments, read_init
 from common.runtime import listen, wake
 from common.runtime.config import Duration, NodeSettings
 from common.runtime.control import Channel, pair
+from edge.around import Around, Peer
 from edge.config import Config, EdgeSettings
 from edge.viewer import ViewerProcess
 from tests.unit.edge.live import OTHER_INIT, LiveStream
@@ -328,3 +329,37 @@ async def test_the_supervisor_can_ask_for_the_sessions(edge: Edge) -> None:
     listed = edge.process.sessions.listed()
     assert [(s["protocol"], s["agent"], s["stream"]) for s in listed] == [("flv", "tester", "live")]
     response.close()
+
+
+async def test_a_drain_moves_a_websocket_viewer_and_ends_the_rest_at_a_keyframe(edge: Edge) -> None:
+    stream = live(edge)
+    around = Around("edge-t", "", (Peer("other", "http://other.test:8080"),), True, 0.2)
+    ws = edge.url.replace("http", "ws")
+    async with (
+        edge.client.ws_connect(f"{ws}/live.mp4?autoplay=1&audio=0") as socket,
+        edge.client.get(f"{edge.url}/live.mp4?audio=0") as response,
+    ):
+        edge.supervisor.send(around.told(0.2))
+        while True:
+            message = await socket.receive(timeout=5)
+            if message.type is aiohttp.WSMsgType.TEXT and '"move"' in message.data:
+                break
+        url = "ws://other.test:8080/live.mp4?autoplay=1&audio=0"
+        assert json.loads(message.data) == {"type": "move", "data": {"url": url}}
+        async with asyncio.timeout(5):
+            while not socket.closed:
+                stream.frames(1)
+                edge.ring()
+                with contextlib.suppress(TimeoutError):
+                    await socket.receive(timeout=0.01)
+        assert socket.close_code == 1012
+        frames = video_payloads(await response.read())
+        assert len(frames) % 10 == 0, "from a keyframe to the one before the next"
+        refused = await edge.client.get(f"{edge.url}/live.mp4", allow_redirects=False)
+        assert refused.headers["Location"] == "http://other.test:8080/live.mp4"
+        edge.supervisor.send(Around("edge-t").told(0.0))
+        async with asyncio.timeout(5):
+            while edge.process.mover.draining:  # noqa: ASYNC110 - a message changes it
+                await asyncio.sleep(0.001)
+        async with edge.client.get(f"{edge.url}/live.mp4") as again:
+            assert again.status == 200

@@ -7,7 +7,11 @@ import aiohttp
 import pytest
 
 from common.runtime import http, listen
+from common.runtime.embedded import EmbeddedRegistry
+from common.runtime.registry import NodeEntry
 from edge.api import Api, own_host
+from edge.around import Around
+from edge.draining import Drain
 from edge.supervisor import Child, Supervisor
 from tests.unit.edge.live import LiveStream
 from tests.unit.edge.test_supervisor import spawn
@@ -16,7 +20,9 @@ from tests.unit.edge.test_supervisor import spawn
 @pytest.fixture
 def api(tmp_path: Path) -> Api:
     supervisor = Supervisor(Child("worker", "worker", spawn), [Child("viewer1", "viewer", spawn)])
-    return Api("edge-1", tmp_path, supervisor, {"http": "127.0.0.1:1"}, {"sessions": 5.0})
+    registry = EmbeddedRegistry(tmp_path / "registry")
+    drain = Drain(registry, "edge-1", supervisor)
+    return Api("edge-1", tmp_path, supervisor, {"http": "127.0.0.1:1"}, {"sessions": 5.0}, drain)
 
 
 @contextlib.asynccontextmanager
@@ -83,3 +89,43 @@ async def test_another_name_for_this_machine_is_not_answered(
     async with site(api) as (client, url):
         response = await client.get(f"{url}/healthz", headers={"Host": host})
         assert response.status == status
+
+
+async def test_a_drain_is_asked_for_in_the_registry_and_shown_once_it_is_seen(api: Api) -> None:
+    registry = api.drain._registry
+    await registry.register(NodeEntry("edge-1", "edge", {}))
+    for child in api.supervisor.children:
+        child.ready = True
+    api.registered = True
+    said: list[bool] = []
+    api.drain.said = lambda: said.append(api.drain.active)
+    async with site(api) as (client, url):
+        answer = await client.post(f"{url}/api/v1/drain", json={"timeout": "5s"})
+        assert (answer.status, await answer.json()) == (202, {"draining": True, "timeout": 5.0})
+        (entry,) = await registry.nodes()
+        assert (entry.draining, entry.drain_timeout) == (True, 5.0)
+        assert (await client.get(f"{url}/readyz")).status == 200
+        api.drain.look(Around("edge-1", draining=True, timeout=5.0))
+        ready = await client.get(f"{url}/readyz")
+        assert (ready.status, (await ready.text()).strip()) == (503, "draining")
+        assert (await client.get(f"{url}/healthz")).status == 200
+        told = await (await client.get(f"{url}/api/v1/drain")).json()
+        assert told["draining"] is True
+        assert 4 < told["seconds_left"] <= 5
+        answer = await client.post(f"{url}/api/v1/undrain", json={})
+        assert answer.status == 202
+        assert not (await registry.nodes())[0].draining
+        api.drain.look(Around("edge-1"))
+        assert (await client.get(f"{url}/readyz")).status == 200
+    assert said == [True, False]
+
+
+@pytest.mark.parametrize("body", ["[]", "{", '{"timeout": "soon"}', '{"timeout": -1}'])
+async def test_a_drain_that_makes_no_sense_is_refused(api: Api, body: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    async with site(api) as (client, url):
+        answer = await client.post(f"{url}/api/v1/drain", data=body, headers=headers)
+        assert answer.status == 400
+        answer = await client.post(f"{url}/api/v1/drain", data="{}")  # as a page could send it
+        assert answer.status == 400
+        assert "Content-Type" in await answer.text()

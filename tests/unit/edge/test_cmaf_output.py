@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -15,6 +16,7 @@ from common.runtime.config import Duration
 from edge import http
 from edge.config import EdgeSettings
 from edge.mirrors import Mirrors
+from edge.moving import Mover
 from edge.output import ViewerContext
 from edge.outputs import cmaf
 from edge.outputs.cmaf import Cmaf
@@ -34,7 +36,8 @@ class Edge:
         self.sessions = Sessions()
         self.mirrors = Mirrors(root, wait=wait)
         settings = EdgeSettings(wait=Duration(wait))
-        context = ViewerContext(self.mirrors, self.sessions, MagicMock(), settings)
+        self.mover = Mover(self.sessions, MagicMock(), time.monotonic)
+        context = ViewerContext(self.mirrors, self.sessions, MagicMock(), self.mover, settings)
         self.output = Cmaf(context)
         self.server = TestServer(http.application({"cmaf": self.output}, self.sessions))
         self.client: aiohttp.ClientSession

@@ -197,10 +197,11 @@ async def test_a_node_drains_until_that_is_taken_back(tmp_path: Path) -> None:
         await shared.drain("e1", True)
     entry = NodeEntry(name="e1", role="edge", endpoints={})
     await shared.register(entry)
-    await shared.drain("e1", True)
+    await shared.drain("e1", True, 7.5)
     await shared.unregister("e1")
     await shared.register(entry)  # started again
-    assert [node.draining for node in await shared.nodes("edge")] == [True]
+    (found,) = await shared.nodes("edge")
+    assert (found.draining, found.drain_timeout) == (True, 7.5)
     await shared.drain("e1", False)
     assert await shared.nodes("edge") == [entry]
 
