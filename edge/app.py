@@ -56,7 +56,8 @@ async def run(config: Config) -> None:
     sweep(root, time.time() - UNOWNED)
     async with contextlib.AsyncExitStack() as stack:
         registry = await stack.enter_async_context(open_registry(config.node))
-        listeners = _listen(config)
+        count = config.edge.viewer_processes()
+        listeners = listen.share(config.edge.http, count, setting="edge.http")
         for listener in listeners:
             stack.callback(listener.close)
         admin = listen.bind(config.edge.admin, setting="edge.admin")
@@ -68,7 +69,7 @@ async def run(config: Config) -> None:
             "admin": listen.authority(admin),
             "gossip": gossiper.authority,
         }
-        wakes = [wake.create() for _ in listeners]
+        wakes = [wake.create() for _ in range(count)]
         for fd in wakes:
             stack.callback(os.close, fd)
         supervisor = _supervisor(config, listeners, wakes)
@@ -157,41 +158,17 @@ async def _running(supervisor: Supervisor) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _listen(config: Config) -> list[socket.socket]:
-    """Return one listening socket for each viewer process, all on one address."""
-    count = config.edge.viewer_processes()
-    first = listen.bind(config.edge.http, setting="edge.http")
-    if count == 1:
-        return [first]
-    with first:
-        address, family = first.getsockname(), first.family
-        only = (
-            first.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-            if family == socket.AF_INET6
-            else None
-        )
-    return [_share(family, address, only) for _ in range(count)]
-
-
-def _share(
-    family: socket.AddressFamily, address: tuple[object, ...], only: int | None
-) -> socket.socket:
-    """Return a socket that shares its port with others; the kernel spreads viewers over them."""
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    if only is not None:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listener.bind(address)
-    listener.listen(listen.BACKLOG)
-    listener.setblocking(False)
-    return listener
-
-
 def _supervisor(config: Config, listeners: list[socket.socket], wakes: list[int]) -> Supervisor:
     worker = Child("worker", "worker", child.worker(config, wakes))
     viewers = [
-        Child(f"viewer{number}", "viewer", child.viewer(config, fd, [listener]))
-        for number, (listener, fd) in enumerate(zip(listeners, wakes, strict=True), 1)
+        Child(f"viewer{number + 1}", "viewer", child.viewer(config, fd, one))
+        for number, (fd, one) in enumerate(zip(wakes, _dealt(listeners, len(wakes)), strict=True))
     ]
     return Supervisor(worker, viewers)
+
+
+def _dealt(listeners: list[socket.socket], count: int) -> list[list[socket.socket]]:
+    """Return the listeners of each viewer process: nobody goes without, and none is left out."""
+    return [
+        listeners[number::count] or [listeners[number % len(listeners)]] for number in range(count)
+    ]

@@ -17,10 +17,10 @@ from typing import Any, Protocol, TypeVar, cast
 
 from common import __version__
 from common.errors import ConfigError, HeadwaterError, ListenError
-from common.runtime import config, logs
+from common.runtime import config, inherit, logs, restart
 from common.runtime.registries import open_registry
 from common.runtime.registry import DRAIN_TIMEOUT, Registry
-from common.runtime.tasks import INTERRUPTED, run_until_signalled
+from common.runtime.tasks import INTERRUPTED
 from common.runtime.units import Duration
 
 T = TypeVar("T")
@@ -177,8 +177,14 @@ def _schema(role: str) -> type[Any]:
 def _role(arguments: argparse.Namespace) -> int:
     machine: Machine = _load(Machine, arguments)
     logs.configure(machine.log.level, machine.log.style)
+    inherit.estate()  # before anything is started that could inherit it, too
     role = _app(arguments.command)
-    asyncio.run(run_until_signalled(role.run(_load(role.Config, arguments))))
+    settings = _load(role.Config, arguments)
+    if restart.checking():
+        role.check(settings)
+        restart.check_addresses(settings)
+        return 0
+    asyncio.run(restart.serve(settings.node, role.run(settings)))
     return 0
 
 

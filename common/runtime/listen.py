@@ -1,4 +1,4 @@
-"""Listening sockets: dual-stack, and an error that says who holds a taken port."""
+"""Listening sockets: dual-stack, inherited where possible; an error says who holds a port."""
 
 import contextlib
 import errno
@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 from common.errors import ConfigError, ListenError
+from common.runtime import inherit
 
 BACKLOG = 1024
 
@@ -30,18 +31,70 @@ def bind(address: str, *, setting: str = "address", udp: bool = False) -> socket
     """Return a non-blocking socket bound to ``address``, listening unless it is for UDP.
 
     ``[::]`` and no host mean IPv6 and IPv4 alike (IPv4 alone on a machine without IPv6).
-    ``setting`` is named in errors: it is what to change.
+    ``setting`` is named in errors: it is what to change. A socket that this process has inherited
+    for ``setting`` or ``address`` is used as it is.
 
     Raises:
         ConfigError: If the address cannot be read.
         ListenError: If it cannot be bound.
     """
     host, port = parse(address, setting)
+    if udp:
+        return _open(host, port, address, setting, udp)
+    found = inherit.estate().claim(setting, address, (host, port))
+    for unused in found[1:]:
+        unused.close()
+    bound = found[0] if found else _open(host, port, address, setting, udp)
+    bound.setblocking(False)
+    inherit.estate().note(setting, address, [bound])
+    return bound
+
+
+def share(address: str, count: int, *, setting: str = "address") -> list[socket.socket]:
+    """Return ``count`` sockets on one address; the kernel spreads connections over them.
+
+    Inherited ones are used as they are, however many they are: to close one would break the
+    connections that wait in it. Otherwise like :func:`bind`.
+    """
+    host, port = parse(address, setting)
+    found = inherit.estate().claim(setting, address, (host, port))
+    if not found:
+        first = _open(host, port, address, setting, udp=False)
+        found = [first]
+        if count > 1:
+            found = _spread(first, count)
+    for one in found:
+        one.setblocking(False)
+    inherit.estate().note(setting, address, found)
+    return found
+
+
+def _spread(first: socket.socket, count: int) -> list[socket.socket]:
+    """Return sockets that share the address of ``first``, which is closed: it cannot share."""
+    with first:
+        family, address = first.family, first.getsockname()
+        only = family == socket.AF_INET6 and first.getsockopt(
+            socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+        )
+    found = []
+    for _ in range(count):
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(only))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        found.append(listener)
+    return found
+
+
+def _open(host: str, port: int, address: str, setting: str, udp: bool) -> socket.socket:
     try:
         return _bind(host, port, udp)
     except OSError as error:
         if host == "::" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-            return bind(f"0.0.0.0:{port}", setting=setting, udp=udp)
+            return _open("0.0.0.0", port, address, setting, udp)
         raise ListenError(_explain(address, port, udp, setting, error)) from error
 
 

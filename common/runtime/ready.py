@@ -7,11 +7,15 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from common.runtime import inherit
 from common.runtime.config import NodeSettings
+
+MAX_REFUSED = 10
+"""Reasons that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +29,26 @@ class Ready:
     children: tuple[int, ...]
     """The pids of its child processes at that time."""
 
+    generation: int = 0
+    """How often it has restarted itself."""
+
+    refused: tuple[str, ...] = ()
+    """Why restarts since then were refused."""
+
 
 def announce(
     node: NodeSettings, endpoints: Mapping[str, str], children: Sequence[int] = ()
 ) -> Path:
     """Write the file that says this node is ready; return its path."""
-    path = path_of(node.run, node.name)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    new = path.with_suffix(".new")
-    tree = {"endpoints": dict(endpoints), "pid": os.getpid(), "children": list(children)}
-    new.write_text(json.dumps(tree))
-    new.replace(path)
-    return path
+    generation = inherit.estate().handover.generation
+    return _write(node, Ready(dict(endpoints), os.getpid(), tuple(children), generation))
+
+
+def refuse(node: NodeSettings, reason: str) -> None:
+    """Add to the file why a restart was refused; nothing happens if the node was not ready."""
+    known = read(node.run, node.name)
+    if known is not None:
+        _write(node, replace(known, refused=(*known.refused, reason)[-MAX_REFUSED:]))
 
 
 def withdraw(node: NodeSettings) -> None:
@@ -51,7 +63,17 @@ def read(run: Path | str, name: str) -> Ready | None:
         tree = json.loads(path_of(run, name).read_text())
     except (OSError, ValueError):
         return None
-    return Ready(tree["endpoints"], tree["pid"], tuple(tree["children"]))
+    told = tree.get("generation", 0), tuple(tree.get("refused", ()))
+    return Ready(tree["endpoints"], tree["pid"], tuple(tree["children"]), *told)
+
+
+def _write(node: NodeSettings, said: Ready) -> Path:
+    path = path_of(node.run, node.name)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(asdict(said)))
+    new.replace(path)
+    return path
 
 
 def path_of(run: Path | str, name: str) -> Path:
