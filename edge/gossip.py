@@ -63,8 +63,8 @@ class Gossiper:
             (zmq.LINGER, 0),
             (zmq.IPV6, 1),
             (zmq.MAXMSGSIZE, MAX_MESSAGE),  # a giant subscription would fill the memory
-            (zmq.HEARTBEAT_IVL, 500),
-            (zmq.HEARTBEAT_TIMEOUT, 1500),
+            (zmq.RCVHWM, 0),  # with a limit, a peer can abort the process (ADR 31)
+            (zmq.TCP_MAXRT, 2000),
             (zmq.HANDSHAKE_IVL, 2000),
         ):
             self._socket.setsockopt(option, value)

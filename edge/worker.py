@@ -229,6 +229,8 @@ class Worker:
             if entry.unwanted_us is not None and now - entry.unwanted_us > self._linger_us:
                 self._release(stream, entry)
                 continue
+            if entry.link is not None and entry.link.silent:
+                entry.receiver.unreachable(now)
             entry.receiver.tick(now)
             self._moved.add(entry.receiver)
         self._settled()

@@ -47,12 +47,19 @@ MAX_SUBSCRIPTION = 64 * 1024
 """Bytes of a message from a subscriber. Without it, one peer can take all memory."""
 
 
+QUEUE_BYTES = 64 * 1024 * 1024
+"""Payload bytes that wait for one edge; edges that wait for the same share them."""
+
+MIN_QUEUE = 500
+"""Messages that may wait for an edge however large they are: a burst is no overload."""
+
+
 @dataclass(frozen=True, slots=True)
 class BroadcastSettings:
     """What bounds the bus of one origin."""
 
     send_hwm: int = 4000
-    """Messages that wait for one edge: about 3 s of 40 streams."""
+    """Messages that wait for one edge, about 3 s of 40 streams; fewer if they are large."""
 
     repair_rate: int = 31_000_000
     """Bytes a second for joins, repair and backfill of all edges, of which one gets half."""
@@ -120,6 +127,8 @@ class Broadcast:
         self.control_port = self._controls.port
         self._pump = Pump(self._socket, _receive, self._subscription)
         self._beats = 0
+        self._sent = self._sent_bytes = 0
+        self._queue = self._settings.send_hwm
         self._beat = self._loop.call_later(HEARTBEAT_US / 1e6, self._heartbeat)
         self._closed = False
 
@@ -127,11 +136,9 @@ class Broadcast:
         harden(self._socket)
         options = {
             zmq.SNDHWM: self._settings.send_hwm,
-            zmq.RCVHWM: 0,
+            zmq.RCVHWM: 0,  # with a limit, one peer can abort the process (ADR 31)
             zmq.MAXMSGSIZE: MAX_SUBSCRIPTION,
             zmq.XPUB_MANUAL: 1,  # only topics that exist enter the trie that every send searches
-            zmq.HEARTBEAT_IVL: 2000,  # on the sender alone: on a receiver it can abort the process
-            zmq.HEARTBEAT_TIMEOUT: 6000,
         }
         for option, value in options.items():
             self._socket.setsockopt(option, value)
@@ -244,6 +251,8 @@ class Broadcast:
 
     def _publish(self, frames: list[bytes]) -> None:
         copy = len(frames[2]) < COPY_BELOW
+        self._sent += 1
+        self._sent_bytes += len(frames[2])
         self._socket.send_multipart(frames, zmq.NOBLOCK, copy=copy)
         self._pump.poke()
 
@@ -258,8 +267,18 @@ class Broadcast:
             self._publish(encode_heartbeat(entry.catalog, entry.heads, oldest))
         self._beats += 1
         if self._beats % 4 == 0:
+            self._bound_queues()
             self._subscriptions.prune(_peer_address)
             self._controls.prune()
+
+    def _bound_queues(self) -> None:
+        """Hold what waits for an edge to ``QUEUE_BYTES``: ZeroMQ itself counts only messages."""
+        mean = max(1, self._sent_bytes // max(1, self._sent))
+        self._sent = self._sent_bytes = 0
+        queue = min(self._settings.send_hwm, max(MIN_QUEUE, QUEUE_BYTES // mean))
+        if queue != self._queue:
+            self._queue = queue
+            self._socket.setsockopt(zmq.SNDHWM, queue)  # holds for connections that there are, too
 
     def _subscription(self, frame: "zmq.Frame") -> None:
         data = frame.bytes

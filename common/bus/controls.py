@@ -93,7 +93,7 @@ class Controls:
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._socket.setsockopt(zmq.SNDHWM, SEND_HWM)
-        self._socket.setsockopt(zmq.RCVHWM, 1000)
+        self._socket.setsockopt(zmq.RCVHWM, 0)  # with a limit, a peer can abort us (ADR 31)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_INBOUND)
         try:
             self.port = bind(self._socket, address, "origin.control")

@@ -1,7 +1,8 @@
 """The connections of this edge to one origin: a SUB for what it publishes, a DEALER for questions.
 
-Silence is noticed here: an origin sends a heartbeat every 250 ms, and one that has not been heard
-for three of them is connected to anew, greeted, and asked for what was missed.
+Silence is noticed here: an origin sends a heartbeat every 250 ms. One that has not been heard for
+three of them is knocked at; once it opens, it is connected to anew and asked for what was missed,
+unless the old connection was faster.
 """
 
 import os
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import zmq
 
 from common import __version__
+from common.bus.knock import Knocker
 from common.errors import FormatError
 from common.runtime import metrics
 from common.runtime.logs import Limited, Log
@@ -42,10 +44,10 @@ from common.wire.messages import (
 )
 
 SILENCE_US = 3 * HEARTBEAT_US
-"""So long without a message, and the connection counts as broken."""
+"""Without a message for so long and ``SILENT_TRIPS`` round trips, a connection may be broken."""
 
-RECONNECT_US = 1_500_000
-"""A broken connection is made anew this often."""
+SILENT_TRIPS = 4
+"""A packet that is lost, and then lost again, is there after this many round trips."""
 
 CONTROL_SILENCE_US = 3 * PING_US
 RECEIVE_HWM = 4000
@@ -91,9 +93,12 @@ class Link:
         self._control = self._connect(context, zmq.DEALER, endpoints.control)
         self._bus.setsockopt(zmq.SUBSCRIBE, NODE_TOPIC)
         now = now_us()
-        self._heard_us = self._answered_us = self._renewed_us = now
+        self._heard_us = self._answered_us = now
         self._ping_due_us = now + PING_US
-        self._broken = False
+        self._round_trip_us = 0
+        self._asked = False
+        """Whether what was missed has been asked for since the origin fell silent."""
+        self._knocker = Knocker(self._open, now_us)
         self._bus_pump = Pump(self._bus, receive_frames, self._on_bus, settled)
         self._control_pump = Pump(self._control, receive_frames, self._on_control, settled)
         self._greet()
@@ -143,34 +148,54 @@ class Link:
             self._control_pump.poke()
         return True
 
+    @property
+    def silent(self) -> bool:
+        """Whether the origin publishes nothing at all: it is dead, or the way to it is."""
+        patience = SILENCE_US + SILENT_TRIPS * self._round_trip_us
+        return self._now() - self._heard_us > patience
+
     def tick(self) -> None:
         """Look for silence: call it every 50 ms or so."""
         now = self._now()
         if now >= self._ping_due_us:
             self._ping_due_us = now + PING_US
             self.send(Ping(now))
-        bus_silent = now - self._heard_us > SILENCE_US
-        control_silent = now - self._answered_us > CONTROL_SILENCE_US
-        if now - self._renewed_us < RECONNECT_US or not (bus_silent or control_silent):
+        if self.silent:
+            self._log.warning("origin silent", self.endpoints.bus)
+            self._knocker.tick(self.endpoints.bus, now)
+        elif now - self._answered_us > CONTROL_SILENCE_US:
+            self._log.warning("origin does not answer", self.endpoints.control)
+            self._knocker.tick(self.endpoints.control, now)
+
+    def _open(self, round_trip_us: int) -> None:
+        """Connect anew: somebody has opened, so what is still silent now is broken."""
+        bus_silent = self.silent
+        if not bus_silent and self._now() - self._answered_us <= CONTROL_SILENCE_US:
             return
-        self._renewed_us = now
-        self._broken = True
-        self._log.warning("origin silent", self.endpoints.bus)
+        self._round_trip_us = round_trip_us
+        metrics.BUS_RECONNECTS.inc()
         if bus_silent:
             _again(self._bus, self.endpoints.bus)
             self._bus_pump.poke()
-        if control_silent:
-            _again(self._control, self.endpoints.control)
+        _again(self._control, self.endpoints.control)
         self._greet()
+        self._asked = True
+        self._renewed()  # the questions wait for the connection, and leave with its first packets
+
+    def _recovered(self) -> None:
+        """Ask for what was missed, unless that was done when the connection was made anew."""
+        if not self._asked:
+            self._renewed()
+        self._asked = False
 
     def _greet(self) -> None:
         self.send(Hello(self._node, __version__))
 
     def _on_bus(self, frames: list[bytes]) -> None:
-        now = self._now()
-        if now - self._heard_us > SILENCE_US:
-            self._renewed()
-        self._heard_us = now
+        was_silent = self.silent
+        self._heard_us = self._now()
+        if was_silent:
+            self._recovered()
         try:
             message = decode_bus(frames)
         except FormatError:
@@ -180,27 +205,37 @@ class Link:
             self._deliver(message)
 
     def _on_control(self, frames: list[bytes]) -> None:
-        self._answered_us = self._now()
+        now = self._now()
+        was_silent = now - self._answered_us > CONTROL_SILENCE_US
+        self._answered_us = now
+        if was_silent and not self.silent:
+            self._recovered()
         try:
             message = decode_control(frames)
         except FormatError:
             metrics.BUS_DROPS.labels("malformed").inc()
             return
         match message:
-            case Hello():
-                # Greetings queue up while the origin is away; one answer says all.
-                broken, self._broken = self._broken, False
-                if broken:
-                    self._renewed()
             case Joined() | Absent() | Records() | Gone():
                 self._deliver(message)
-            case Pong():
+            case Pong(sent_us):
+                self._measure(max(0, now - sent_us))
+                if self.silent:
+                    self._recovered()  # it only publishes nothing: so records come by asking
+            case Hello():
                 pass
             case _:
                 metrics.BUS_DROPS.labels("unexpected").inc()
 
+    def _measure(self, round_trip_us: int) -> None:
+        """Take note of a round trip; one that waited for a connection counts little."""
+        known = self._round_trip_us
+        rising = known and round_trip_us > known
+        self._round_trip_us = (7 * known + round_trip_us) // 8 if rising else round_trip_us
+
     def close(self) -> None:
         """Disconnect."""
+        self._knocker.close()
         self._bus_pump.close()
         self._control_pump.close()
         self._bus.close(0)

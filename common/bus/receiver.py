@@ -101,6 +101,10 @@ class Receiver:
         self._rejoin(now)
         self._join(now)
 
+    def unreachable(self, now: int) -> None:
+        """Learn that the sender is silent: what is missing is not lost before it can be asked."""
+        self._repair.unreachable(now)
+
     def deliver(self, message: Message, now: int) -> None:
         """Take in a message about this stream."""
         match message:

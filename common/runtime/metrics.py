@@ -75,6 +75,7 @@ RECORDS_BACKFILLED = _counter("records_backfilled", "Older records fetched at a 
 GAPS = _counter("bus_gaps", "Gaps seen in the numbering.", "stream")
 RECORDS_LOST = _counter("records_lost", "Records written down as lost.", "stream", "reason")
 BUS_DROPS = _counter("bus_messages_dropped", "Messages of the bus not used.", "reason")
+BUS_RECONNECTS = _counter("bus_reconnects", "Connections made anew to nodes that fell silent.")
 STREAMS_SUBSCRIBED = _gauge("streams_subscribed", "Streams taken from the bus.")
 CAPTURE_TO_EDGE = _histogram(
     "capture_to_edge_seconds", "From the encoder's clock to the pages of the edge.", "stream"

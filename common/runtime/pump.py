@@ -25,6 +25,11 @@ SAFE_PORTS = range(10_000, 32_768)
 nobody listens may get the very port it connects to, be connected to itself, and keep it."""
 
 
+DEAD_AFTER = 5000
+"""Milliseconds that a peer may leave what was sent to it unacknowledged, or unread with its buffers
+full; then the kernel ends the connection, and what waits for the peer is let go."""
+
+
 class Pump:
     """Hands every message of a socket to a callback, in the running event loop."""
 
@@ -89,9 +94,13 @@ def receive_frames(socket: "zmq.Socket[bytes]") -> list[bytes]:
 
 
 def harden(socket: "zmq.Socket[bytes]") -> None:
-    """Set the options that every socket of the bus has: IPv6, keepalive, no lingering."""
+    """Set the options that every socket of the bus has: IPv6, no lingering, no dead peers.
+
+    No socket has ZeroMQ's own heartbeats: they can abort the process (ADR 31).
+    """
     socket.setsockopt(zmq.IPV6, 1)
     socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.TCP_MAXRT, DEAD_AFTER)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 5)
     socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 2)

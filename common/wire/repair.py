@@ -216,6 +216,11 @@ class StreamRepair:
         for gaps in self._tracks.values():
             gaps.want = None
 
+    def unreachable(self, now: int) -> None:
+        """Learn that nobody can be asked and nothing newer comes: the waits start anew."""
+        for gaps in self._tracks.values():
+            gaps.progress_us = now
+
     def tick(self, now: int) -> None:
         """Give up what has been missing for too long."""
         for track, gaps in self._tracks.items():

@@ -110,9 +110,9 @@ def test_a_decision_is_one_page_with_its_four_parts(path: Path) -> None:
     assert len(words.splitlines()) <= 60
 
 
-def test_decisions_are_numbered_without_a_gap() -> None:
-    numbers = [int(path.name[:4]) for path in sorted((ROOT / "docs/adr").glob("*.md"))]
-    assert numbers == list(range(1, len(numbers) + 1))
+def test_every_decision_has_a_number_of_its_own() -> None:
+    numbers = [int(path.name[:4]) for path in (ROOT / "docs/adr").glob("*.md")]
+    assert len(numbers) == len(set(numbers))
 
 
 @pytest.mark.parametrize(

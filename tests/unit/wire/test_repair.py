@@ -134,6 +134,19 @@ def test_what_has_been_given_up_does_not_extend_the_wait() -> None:
     assert seqs(repair) == list(range(200))
 
 
+def test_nothing_is_lost_while_nobody_can_be_asked() -> None:
+    repair = joined()
+    repair.receive(item(1), 0)
+    for now in range(0, 20_000 * MS, 50 * MS):
+        repair.unreachable(now)
+        repair.tick(now)
+    assert seqs(repair) == []
+    repair.tick(23_949 * MS)
+    assert seqs(repair) == []
+    repair.tick(23_950 * MS)
+    assert seqs(repair) == [0, 1]
+
+
 def test_a_heartbeat_shows_a_lost_tail() -> None:
     repair = joined()
     repair.receive(item(0), 0)
