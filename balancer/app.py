@@ -10,6 +10,7 @@ from balancer.gossip import GossipListener
 from balancer.nodes import NodeTable
 from balancer.policy import MAX_AGE
 from common.runtime import http, listen, metrics, ready
+from common.runtime.curve import Guard, guarded
 from common.runtime.logs import Log
 from common.runtime.registries import node_entry, open_registry
 from common.runtime.registry import Registry
@@ -53,7 +54,12 @@ class Balancer:
                     entry.capacity.get("bits_per_second", settings.bandwidth),
                     int(entry.capacity.get("sessions", settings.sessions)),
                 )
-            gossip.follow({_address(entry.endpoints["gossip"]) for entry in edges})
+            gossip.follow(
+                {
+                    _address(entry.endpoints["gossip"]): entry.endpoints.get("curve", "")
+                    for entry in edges
+                }
+            )
             self._table.forget({entry.name for entry in edges}, time.monotonic())
             self._balancers = max(1, len(await self._registry.nodes("balancer")))
             self._known = True
@@ -82,17 +88,20 @@ def check(config: Config) -> None:
 async def run(config: Config) -> None:
     """Serve until cancelled."""
     listener = listen.bind(config.balancer.http, setting="balancer.http")
-    async with open_registry(config.node) as registry:
-        await _serve(config, registry, listener)
+    async with (
+        open_registry(config.node) as registry,
+        guarded(config.node, registry) as guard,
+    ):
+        await _serve(config, registry, listener, guard)
 
 
-async def _serve(config: Config, registry: Registry, listener: socket.socket) -> None:
+async def _serve(config: Config, registry: Registry, listener: socket.socket, guard: Guard) -> None:
     balancer = Balancer(config, registry)
     app = http.application(
         [*http.health_routes(balancer.missing, metrics.text), *routes(balancer.redirector)]
     )
     runner = await http.serve(app, listener)
-    gossip = GossipListener(balancer.heard)
+    gossip = GossipListener(balancer.heard, guard)
     endpoints = {"http": listen.authority(listener)}
     name = config.node.name
     await registry.register(node_entry(config.node, "balancer", endpoints))

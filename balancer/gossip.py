@@ -1,12 +1,13 @@
 """Hears the gossip of the edges: one SUB socket, drained from the event loop."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import zmq
 
-from common.errors import FormatError
-from common.runtime.logs import Log
+from common.errors import AccessDenied, FormatError
+from common.runtime.curve import PLAIN, Guard
+from common.runtime.logs import Limited, Log
 from common.wire.gossip import Gossip, decode_gossip
 
 MAX_MESSAGE = 256 * 1024
@@ -21,8 +22,10 @@ log = Log("balancer.gossip")
 class GossipListener:
     """Subscribes to every edge it is told of and hands each report on."""
 
-    def __init__(self, deliver: Callable[[Gossip], None]) -> None:
+    def __init__(self, deliver: Callable[[Gossip], None], guard: Guard = PLAIN) -> None:
         self._deliver = deliver
+        self._guard = guard
+        self._limited = Limited(log, seconds=10)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         # No libzmq heartbeat on a receiving socket: it can abort the process (issue 3937).
@@ -42,17 +45,23 @@ class GossipListener:
         ):
             self._socket.setsockopt(option, value)
         self._socket.subscribe(b"G")
-        self._connected: set[str] = set()
+        self._connected: dict[str, str] = {}
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.FD, self._readable)
 
-    def follow(self, endpoints: set[str]) -> None:
-        """Connect to exactly these gossip endpoints."""
-        for endpoint in self._connected - endpoints:
+    def follow(self, endpoints: Mapping[str, str]) -> None:
+        """Connect to exactly these gossip endpoints: addresses with public keys, if any."""
+        for endpoint, _ in self._connected.items() - endpoints.items():
             self._socket.disconnect(endpoint)
-        for endpoint in endpoints - self._connected:
+            del self._connected[endpoint]
+        for endpoint, key in endpoints.items() - self._connected.items():
+            try:
+                self._guard.client(self._socket, endpoint, key)
+            except AccessDenied as error:
+                self._limited.warning("edge refused", endpoint, {"error": str(error)})
+                continue
             self._socket.connect(endpoint)
-        self._connected = set(endpoints)
+            self._connected[endpoint] = key
         self._readable()
 
     def _readable(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from common.runtime import http, listen, ready, wake
+from common.runtime.curve import guarded
 from common.runtime.logs import Log
 from common.runtime.registries import node_entry, open_registry
 from common.runtime.registry import Registry
@@ -62,12 +63,15 @@ async def run(config: Config) -> None:
             stack.callback(listener.close)
         admin = listen.bind(config.edge.admin, setting="edge.admin")
         stack.callback(admin.close)
-        gossiper = Gossiper(config.node.name, config.edge.gossip)
+        servers = {"edge.gossip": config.edge.gossip}
+        guard = await stack.enter_async_context(guarded(config.node, registry, servers))
+        gossiper = Gossiper(config.node.name, config.edge.gossip, guard)
         stack.callback(gossiper.close)
         endpoints = {
             "http": config.edge.public or listen.authority(listeners[0]),
             "admin": listen.authority(admin),
             "gossip": gossiper.authority,
+            **guard.endpoints,
         }
         wakes = [wake.create() for _ in range(count)]
         for fd in wakes:

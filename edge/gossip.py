@@ -16,6 +16,7 @@ import zmq
 
 from common.errors import ListenError
 from common.runtime import listen
+from common.runtime.curve import PLAIN, Authenticator, Domain, Guard
 from common.wire.gossip import Gossip, encode_gossip
 
 INTERVAL = 0.5
@@ -45,8 +46,8 @@ class Load:
 class Gossiper:
     """The PUB socket of one edge."""
 
-    def __init__(self, node: str, address: str) -> None:
-        """Bind ``address``, ``HOST:PORT`` or port 0 for any free one.
+    def __init__(self, node: str, address: str, guard: Guard = PLAIN) -> None:
+        """Bind ``address``, ``HOST:PORT`` or port 0 for any free one, as ``guard`` says.
 
         Raises:
             ConfigError: If the address cannot be read.
@@ -57,6 +58,7 @@ class Gossiper:
         self._boot = time.time_ns() // 1000
         self._sequence = 0
         self._context = zmq.Context()
+        self._authenticator = Authenticator(self._context, guard)
         self._socket = self._context.socket(zmq.XPUB)
         for option, value in (
             (zmq.SNDHWM, SEND_LIMIT),
@@ -68,6 +70,7 @@ class Gossiper:
             (zmq.HANDSHAKE_IVL, 2000),
         ):
             self._socket.setsockopt(option, value)
+        self._connections = self._authenticator.server(self._socket, Domain.GOSSIP)
         bound = f"[{host}]" if ":" in host else host
         try:
             self._socket.bind(f"tcp://{bound}:{port or '*'}")
@@ -111,15 +114,17 @@ class Gossiper:
     def close(self) -> None:
         """Let go of the socket."""
         self._socket.close()
+        self._authenticator.close()
         self._context.term()
 
     def _drain(self) -> None:
         """Read the subscriptions, which nobody asked for, so that they do not pile up."""
         for _ in range(1000):
             try:
-                self._socket.recv(zmq.NOBLOCK)
+                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
+            self._connections.sender(frame)
 
 
 def _reachable(host: str) -> str:

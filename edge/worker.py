@@ -19,10 +19,11 @@ import zmq
 from common.bus.link import Endpoints, Link, Message
 from common.bus.pages import Pages
 from common.bus.receiver import Receiver
-from common.errors import HeadwaterError
+from common.errors import AccessDenied, HeadwaterError
 from common.runtime import metrics, wake
 from common.runtime.control import Channel
-from common.runtime.logs import Log
+from common.runtime.curve import PLAIN, Guard, guarded
+from common.runtime.logs import Limited, Log
 from common.runtime.registries import open_registry
 from common.runtime.registry import Owner
 from common.track.board import Board
@@ -88,12 +89,14 @@ class Worker:
         linger: float = 15.0,
         repair: float = 4.0,
         repair_rate: int = 31_000_000,
+        guard: Guard = PLAIN,
     ) -> None:
         """``tell`` says something to the supervisor; ``ring`` wakes the viewer processes.
 
         ``repair_rate`` is what repair and backfill may take, in bytes a second.
         """
         self._node = node
+        self._guard = guard
         self._pages = pages
         self._find_owner = find_owner
         self._tell = tell
@@ -105,6 +108,7 @@ class Worker:
         self._links: dict[Endpoints, Link] = {}
         self._entries: dict[str, Entry] = {}
         self._moved: set[Receiver] = set()
+        self._limited = Limited(log, seconds=10)
 
     def adopt(self) -> None:
         """Go on with all pages that are here; who wants them has ``linger`` seconds to say so."""
@@ -160,9 +164,12 @@ class Worker:
                     entry.receiver.origin_gone()
                 continue
             entry.owned_us = now
-            endpoints = Endpoints(owner.endpoints["bus"], owner.endpoints["control"])
+            endpoints = Endpoints.of(owner.endpoints)
             if entry.link is None or entry.link.endpoints != endpoints:
-                self._attach(stream, entry, endpoints, now)
+                try:
+                    self._attach(stream, entry, endpoints, now)
+                except AccessDenied as error:
+                    self._limited.warning("origin refused", endpoints.bus, {"error": str(error)})
 
     def _attach(self, stream: str, entry: Entry, endpoints: Endpoints, now: int) -> None:
         self._detach(stream, entry)
@@ -189,6 +196,7 @@ class Worker:
             renewed=renewed,
             settled=self._settled,
             now_us=now_us,
+            guard=self._guard,
         )
 
     def _detach(self, stream: str, entry: Entry) -> None:
@@ -292,7 +300,10 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
         for fd in given.wake:
             wake.ring(fd)
 
-    async with open_registry(config.node) as registry:
+    async with (
+        open_registry(config.node) as registry,
+        guarded(config.node, registry) as guard,
+    ):
         worker = Worker(
             node=config.node.name,
             pages=Pages(root, Board.create(root), limits, config.streams),
@@ -302,6 +313,7 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
             linger=config.edge.linger,
             repair=config.edge.repair,
             repair_rate=int(config.edge.bandwidth / 8 / 4),
+            guard=guard,
         )
         worker.adopt()
         channel.send({"t": "ready"})

@@ -10,6 +10,7 @@ from common.bus.broadcast import Broadcast, BroadcastSettings
 from common.errors import ConfigError, HeadwaterError
 from common.runtime import http, listen, metrics, plugins, ready
 from common.runtime.config import build
+from common.runtime.curve import guarded
 from common.runtime.loader import suggestion
 from common.runtime.logs import Log
 from common.runtime.registries import node_entry, open_registry
@@ -168,7 +169,11 @@ async def run(config: Config) -> None:
         registry = await stack.enter_async_context(open_registry(node))
         listener = stack.enter_context(listen.bind(settings.http, setting="origin.http"))
         bounds = BroadcastSettings(repair_rate=settings.repair_rate)
-        bus = Broadcast(settings.bus, settings.control, node=node.name, settings=bounds)
+        servers = {"origin.bus": settings.bus, "origin.control": settings.control}
+        guard = await stack.enter_async_context(guarded(node, registry, servers))
+        bus = Broadcast(
+            settings.bus, settings.control, node=node.name, settings=bounds, guard=guard
+        )
         stack.callback(bus.close)
         origin.endpoints |= {"http": listen.authority(listener, settings.public)}
         origin.endpoints |= bus.endpoints(settings.public or "127.0.0.1")

@@ -19,7 +19,8 @@ class OriginSettings(Settings, frozen=True):
     """API, metrics and health."""
 
     bus: str = "127.0.0.1:5550"
-    """Where edges subscribe. It is not encrypted: open it to a network you trust, no other."""
+    """Where edges subscribe. Encrypted unless it, and ``control``, are on loopback: see
+    ``node.bus_security``."""
 
     control: str = "127.0.0.1:5560"
     """Where edges join and ask for repair. As ``bus``."""

@@ -5,12 +5,16 @@ Hypothesis tries as many examples as ``HYPOTHESIS_PROFILE`` says: ``quick`` (unl
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
 from origin.videogen.encode import give_up_realtime
+
+STATE = tempfile.TemporaryDirectory(prefix="headwater-tests-")
+os.environ["STATE_DIRECTORY"] = STATE.name  # keys and the like go nowhere else
 
 settings.register_profile("quick", max_examples=30, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None)

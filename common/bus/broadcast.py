@@ -5,9 +5,6 @@ that does not keep up loses whole messages, sees the gap, and pulls.
 """
 
 import asyncio
-import contextlib
-import os
-import socket as sockets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +16,8 @@ from common.bus.controls import Controls
 from common.bus.subscriptions import Subscriptions, Verdict
 from common.errors import StreamNotFound
 from common.runtime import metrics
+from common.runtime.connections import NOBODY, address_of
+from common.runtime.curve import PLAIN, Authenticator, Domain, Guard
 from common.runtime.pump import Pump, bind, harden
 from common.track.catalog import Catalog
 from common.track.record import Record
@@ -93,9 +92,10 @@ class Broadcast:
         *,
         node: str = "origin",
         settings: BroadcastSettings | None = None,
+        guard: Guard = PLAIN,
         now_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
     ) -> None:
-        """Bind both sockets (``HOST:PORT``, port 0 takes a free one).
+        """Bind both sockets (``HOST:PORT``, port 0 takes a free one); ``guard`` says for whom.
 
         Raises:
             ConfigError: If an address cannot be read.
@@ -109,19 +109,24 @@ class Broadcast:
         self._catalogs: dict[tuple[str, int], Catalog] = {}
         self._subscriptions = Subscriptions(self._settings.max_topics)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(self._settings.io_threads)
+        self._guard = guard
+        self._authenticator = Authenticator(self._context, guard)
         self._socket = self._context.socket(zmq.XPUB)
         self._prepare()
+        self._connections = self._authenticator.server(self._socket, Domain.BUS)
         try:
             self.bus_port = bind(self._socket, bus_address, "origin.bus")
             self._controls = Controls(
                 self._context,
                 control_address,
                 self._find,
+                self._authenticator,
                 node=node,
                 rate=self._settings.repair_rate,
                 now_us=now_us,
             )
         except BaseException:
+            self._authenticator.close()
             self._context.destroy(linger=0)
             raise
         self.control_port = self._controls.port
@@ -202,6 +207,7 @@ class Broadcast:
         self._beat.cancel()
         self._pump.close()
         self._controls.close()
+        self._authenticator.close()
         self._context.destroy(linger=0)
         for key in list(self._readers):
             self._close_reader(key)
@@ -212,6 +218,7 @@ class Broadcast:
         return {
             "bus": f"tcp://{host}:{self.bus_port}",
             "control": f"tcp://{host}:{self.control_port}",
+            **self._guard.endpoints,
         }
 
     # Inside.
@@ -268,7 +275,7 @@ class Broadcast:
         self._beats += 1
         if self._beats % 4 == 0:
             self._bound_queues()
-            self._subscriptions.prune(_peer_address)
+            self._subscriptions.prune(address_of)
             self._controls.prune()
 
     def _bound_queues(self) -> None:
@@ -283,24 +290,22 @@ class Broadcast:
     def _subscription(self, frame: "zmq.Frame") -> None:
         data = frame.bytes
         accepted, name = data[:1] == b"\x01", data[1:]
-        try:
-            connection = int(frame.get(zmq.SRCFD))
-            address = _peer_address(connection)
-        except zmq.ZMQError:
+        sender = self._connections.sender(frame)
+        if sender is NOBODY:
             self._follow(zmq.UNSUBSCRIBE, name)  # its connection is gone: prune() counts
             return
         if not accepted:
-            self._subscriptions.unsubscribe(connection, address, name)
+            self._subscriptions.unsubscribe(sender, name)
             self._follow(zmq.UNSUBSCRIBE, name)
             return
-        verdict = self._subscriptions.subscribe(connection, address, name)
+        verdict = self._subscriptions.subscribe(sender, name)
         if verdict is Verdict.ACCEPT:
             self._follow(zmq.SUBSCRIBE, name)
             self._greet(name)
             return
         metrics.BUS_DROPS.labels("subscription").inc()
         if verdict is Verdict.CUT:
-            _cut(connection, address, self.bus_port)
+            self._connections.shut(sender)
 
     def _follow(self, option: int, name: bytes) -> None:
         """Do what the subscriber asked for; that is up to us with ``XPUB_MANUAL``."""
@@ -319,42 +324,3 @@ class Broadcast:
 def _receive(socket: "zmq.Socket[Any]") -> "zmq.Frame":
     frame: zmq.Frame = socket.recv(zmq.NOBLOCK, copy=False)
     return frame
-
-
-def _peer_address(connection: int) -> str:
-    """Return who is at the other end of a descriptor, nothing if it is not connected."""
-    peer = _socket_of(connection)
-    if peer is None:
-        return ""
-    with peer:
-        try:
-            host, port, *_ = peer.getpeername()
-        except (OSError, ValueError):
-            return ""
-        return f"{host} {port}"
-
-
-def _socket_of(connection: int) -> sockets.socket | None:
-    """Return a duplicate of a descriptor that was a socket, None if it is none any more.
-
-    Descriptors are used again: it may be closed by now, or be a page file.
-    """
-    try:
-        duplicate = os.dup(connection)
-    except OSError:
-        return None
-    try:
-        return sockets.socket(fileno=duplicate)
-    except OSError:
-        os.close(duplicate)
-        return None
-
-
-def _cut(connection: int, address: str, port: int) -> None:
-    """Shut a subscriber's connection, if the descriptor is still this connection to the bus."""
-    peer = _socket_of(connection)
-    if peer is None:
-        return
-    with peer, contextlib.suppress(OSError):
-        if _peer_address(connection) == address and peer.getsockname()[1] == port:
-            peer.shutdown(sockets.SHUT_RDWR)

@@ -15,7 +15,8 @@ from common import __version__
 from common.bus.answers import answer_pull, positions
 from common.errors import FormatError, StreamNotFound
 from common.runtime import metrics
-from common.runtime.pump import Pump, bind, harden, receive_frames
+from common.runtime.curve import Authenticator, Domain
+from common.runtime.pump import Pump, bind, harden
 from common.track.catalog import Catalog
 from common.track.store import StreamReader
 from common.wire.bucket import TokenBucket
@@ -70,6 +71,7 @@ class Controls:
         context: "zmq.Context[zmq.Socket[bytes]]",
         address: str,
         find: Find,
+        authenticator: Authenticator,
         *,
         node: str,
         rate: int,
@@ -95,12 +97,13 @@ class Controls:
         self._socket.setsockopt(zmq.SNDHWM, SEND_HWM)
         self._socket.setsockopt(zmq.RCVHWM, 0)  # with a limit, a peer can abort us (ADR 31)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_INBOUND)
+        self._connections = authenticator.server(self._socket, Domain.BUS)
         try:
             self.port = bind(self._socket, address, "origin.control")
         except BaseException:
             self._socket.close(0)
             raise
-        self._pump = Pump(self._socket, receive_frames, self._deliver)
+        self._pump = Pump(self._socket, self._connections.receive, self._deliver)
 
     def close(self) -> None:
         """Stop answering."""
@@ -116,6 +119,9 @@ class Controls:
             del self._peers[identity]
 
     def _deliver(self, frames: list[bytes]) -> None:
+        if not frames:
+            metrics.BUS_DROPS.labels("identity").inc()
+            return
         identity = frames[0]
         try:
             message = decode_control(frames[1:])

@@ -5,8 +5,7 @@ three of them is knocked at; once it opens, it is connected to anew and asked fo
 unless the old connection was faster.
 """
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import zmq
@@ -15,6 +14,8 @@ from common import __version__
 from common.bus.knock import Knocker
 from common.errors import FormatError
 from common.runtime import metrics
+from common.runtime.connections import identity_of
+from common.runtime.curve import PLAIN, Guard
 from common.runtime.logs import Limited, Log
 from common.runtime.pump import Pump, harden, receive_frames
 from common.wire.control import (
@@ -62,6 +63,13 @@ class Endpoints:
 
     bus: str
     control: str
+    curve: str = ""
+    """Its public key (Z85) if it speaks encrypted."""
+
+    @classmethod
+    def of(cls, endpoints: Mapping[str, str]) -> "Endpoints":
+        """Take them from an entry of the registry."""
+        return cls(endpoints["bus"], endpoints["control"], endpoints.get("curve", ""))
 
 
 class Link:
@@ -77,12 +85,17 @@ class Link:
         renewed: Callable[[], None],
         settled: Callable[[], None],
         now_us: Callable[[], int],
+        guard: Guard = PLAIN,
     ) -> None:
-        """Connect.
+        """Connect, as ``guard`` says.
 
         ``deliver`` gets every message about a stream; ``renewed`` is called when the way to the
         origin is a new one; ``settled`` after each burst of messages.
+
+        Raises:
+            AccessDenied: If the way to the origin would have to be encrypted, and is not.
         """
+        self._guard = guard
         self.endpoints = endpoints
         self._node = node
         self._deliver = deliver
@@ -120,10 +133,13 @@ class Link:
         for option, value in options.items():
             socket.setsockopt(option, value)
         if kind == zmq.DEALER:
-            # Not the name alone: a restarted edge must not get answers meant for the one before.
-            identity = self._node.encode()[:200] + b"~" + os.urandom(8).hex().encode()
-            socket.setsockopt(zmq.ROUTING_ID, identity)
-        socket.connect(endpoint)
+            socket.setsockopt(zmq.ROUTING_ID, identity_of(self._node))
+        try:
+            self._guard.client(socket, endpoint, self.endpoints.curve)
+            socket.connect(endpoint)
+        except BaseException:
+            socket.close(0)
+            raise
         return socket
 
     def subscribe(self, stream: str) -> None:

@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from common.errors import FormatError
+from common.runtime.connections import Sender
 from common.wire.messages import parse_topic
 
 MAX_TOPICS_PER_PEER = 16_384
 """Topics of one connection: three a stream, and one of the node."""
+
+MAX_TOPICS_PER_NODE = 2 * MAX_TOPICS_PER_PEER
+"""Topics of all connections of a node that has a key: an old one may linger beside a new one."""
 
 MAX_REFUSED = 100
 """Topics that nobody publishes, after which a connection is cut."""
@@ -32,14 +36,15 @@ class _Peer:
 
 
 class Subscriptions:
-    """The topics of every connection; a connection is known by its file descriptor.
+    """The topics of every connection; a connection is known by its descriptor and its node.
 
     Descriptors are used again, so each comes with the address of its peer.
     """
 
     def __init__(self, most: int = MAX_TOPICS_PER_PEER) -> None:
         self._most = most
-        self._peers: dict[int, _Peer] = {}
+        self._peers: dict[tuple[int, str], _Peer] = {}
+        self._by_node: Counter[str] = Counter()
         self._counts: Counter[bytes] = Counter()
 
     def __contains__(self, topic: bytes) -> bool:
@@ -50,12 +55,13 @@ class Subscriptions:
         """How many topics somebody has subscribed to."""
         return len(self._counts)
 
-    def subscribe(self, connection: int, address: str, topic: bytes) -> Verdict:
+    def subscribe(self, sender: Sender, topic: bytes) -> Verdict:
         """Take a subscription."""
-        peer = self._peers.get(connection)
-        if peer is None or peer.address != address:
-            self._drop(connection)
-            peer = self._peers[connection] = _Peer(address)
+        place = sender.connection, sender.node
+        peer = self._peers.get(place)
+        if peer is None or peer.address != sender.address:
+            self._drop(place)
+            peer = self._peers[place] = _Peer(sender.address)
         if topic in peer.topics:
             return Verdict.ACCEPT
         try:
@@ -63,31 +69,36 @@ class Subscriptions:
         except FormatError:
             peer.refused += 1
             return Verdict.CUT if peer.refused > MAX_REFUSED else Verdict.IGNORE
-        if len(peer.topics) >= self._most:
+        crowded = sender.node and self._by_node[sender.node] >= MAX_TOPICS_PER_NODE
+        if len(peer.topics) >= self._most or crowded:
             return Verdict.CUT
         peer.topics.add(topic)
+        self._by_node[sender.node] += 1
         self._counts[topic] += 1
         return Verdict.ACCEPT
 
-    def unsubscribe(self, connection: int, address: str, topic: bytes) -> None:
+    def unsubscribe(self, sender: Sender, topic: bytes) -> None:
         """Take a subscription back."""
-        peer = self._peers.get(connection)
-        if peer is not None and peer.address == address and topic in peer.topics:
+        peer = self._peers.get((sender.connection, sender.node))
+        if peer is not None and peer.address == sender.address and topic in peer.topics:
             peer.topics.remove(topic)
-            self._release(topic)
+            self._release(sender.node, topic)
 
     def prune(self, address_of: Callable[[int], str]) -> None:
         """Forget connections that are gone: ``address_of`` a descriptor is another one or none."""
-        for connection, peer in list(self._peers.items()):
-            if address_of(connection) != peer.address:
-                self._drop(connection)
+        for place, peer in list(self._peers.items()):
+            if address_of(place[0]) != peer.address:
+                self._drop(place)
 
-    def _drop(self, connection: int) -> None:
-        peer = self._peers.pop(connection, None)
+    def _drop(self, place: tuple[int, str]) -> None:
+        peer = self._peers.pop(place, None)
         for topic in peer.topics if peer else ():
-            self._release(topic)
+            self._release(place[1], topic)
 
-    def _release(self, topic: bytes) -> None:
+    def _release(self, node: str, topic: bytes) -> None:
+        self._by_node[node] -= 1
+        if not self._by_node[node]:
+            del self._by_node[node]
         self._counts[topic] -= 1
         if not self._counts[topic]:
             del self._counts[topic]

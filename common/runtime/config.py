@@ -62,9 +62,21 @@ class NodeSettings(Settings, frozen=True):
     ``$STATE_DIRECTORY``, ``/var/lib/headwater`` as root, else one of the user's, and ``registry``
     in it."""
 
+    keys: str = ""
+    """File with the secret key of this node; it is made when the node starts for the first time.
+    Default: ``$STATE_DIRECTORY``, ``/var/lib/headwater`` as root, else one of the user's, and
+    ``keys/NAME.key`` in it."""
+
+    bus_security: Literal["auto", "curve", "none"] = "auto"
+    """Whether bus, control and gossip are encrypted (CURVE) and open to registered nodes alone.
+    ``auto``: unless all of them listen on loopback. ``curve``: always. ``none``: never; then
+    everybody who reaches their ports can take every stream, so keep them on a network of their
+    own."""
+
     def __post_init__(self) -> None:
         """Fill the folders that were not set."""
         defaults = {
+            "keys": str(_state_folder() / "keys" / f"{self.name}.key"),
             "run": str(_run_folder()),
             "pages": f"/dev/shm/headwater-{self.name}",
             "registry": str(_state_folder() / "registry"),

@@ -148,6 +148,7 @@ class Demo:
                 "run": str(self._run),
                 "pages": str(self._pages / plan.name),
                 "registry": str(self._run / "registry"),
+                "keys": str(self._run / "keys" / f"{plan.name}.key"),
             },
             plan.role: plan.settings,
         }

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,11 @@ class EmbeddedRegistry:
     async def nodes(self, role: str = "") -> list[NodeEntry]:
         """Return the live nodes."""
         trees = [_read(path) for path in sorted(self._nodes.glob("*.json"))]
-        found = [_node(tree) for tree in trees if _alive(tree) and role in ("", tree["role"])]
-        draining = {path.name for path in self._drains.iterdir()}
-        return [self._drained(one) if _file_name(one.name) in draining else one for one in found]
+        return self._entries(tree for tree in trees if _alive(tree) and role in ("", tree["role"]))
+
+    async def members(self) -> list[NodeEntry]:
+        """Return all nodes that registered and were not taken out."""
+        return self._entries(filter(None, map(_read, sorted(self._nodes.glob("*.json")))))
 
     def _drained(self, entry: NodeEntry) -> NodeEntry:
         tree = _read(self._drains / _file_name(entry.name))
@@ -127,6 +129,11 @@ class EmbeddedRegistry:
         """Return the settings that were written down, by stream."""
         trees = [_read(path) for path in sorted(self._definitions.glob("*.json"))]
         return {tree["stream"]: tree["settings"] for tree in trees if tree}
+
+    def _entries(self, trees: Iterable[dict[str, Any]]) -> list[NodeEntry]:
+        draining = {path.name for path in self._drains.iterdir()}
+        found = map(_node, trees)
+        return [self._drained(one) if _file_name(one.name) in draining else one for one in found]
 
     def _change(self, path: Path, tree: Mapping[str, Any] | None) -> None:
         with self._locked():

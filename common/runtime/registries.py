@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
 from common.runtime.config import NodeSettings
 from common.runtime.embedded import EmbeddedRegistry
@@ -20,7 +21,13 @@ def node_entry(
     endpoints: Mapping[str, str],
     capacity: Mapping[str, float] | None = None,
 ) -> NodeEntry:
-    """Return what a node tells the registry of itself."""
+    """Return what a node tells the registry of itself.
+
+    Raises:
+        ConfigError: If its key file cannot be used.
+    """
+    from common.runtime.keys import Keys  # the command line asks registries without ZeroMQ
+
     place = None
     if node.latitude is not None and node.longitude is not None:
         place = (node.latitude, node.longitude)
@@ -32,4 +39,5 @@ def node_entry(
         datacenter=node.datacenter,
         tags=tuple(node.tags),
         location=place,
+        key=Keys.load(Path(node.keys)).public,
     )

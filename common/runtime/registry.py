@@ -89,6 +89,12 @@ class Registry(Protocol):
     async def nodes(self, role: str = "") -> list[NodeEntry]:
         """Return the live nodes, of one role or all, by name."""
 
+    async def members(self) -> list[NodeEntry]:
+        """Return all nodes that registered and were not taken out, also those that seem dead.
+
+        It decides whose keys are good on the bus: who cannot be asked for its health stays in.
+        """
+
     async def acquire(
         self, stream: str, node: str, endpoints: Mapping[str, str], epoch: int = 0, over: int = 0
     ) -> Owner:

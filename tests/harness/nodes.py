@@ -122,6 +122,7 @@ class Site:
             f'run = "{self.folder}/run"',
             f'pages = "{self.pages}/{name}"',
             f'registry = "{registry or self.folder / "registry"}"',
+            f'keys = "{self.folder}/keys/{name}.key"',
             f"[{role}]",
             *(f'{port} = "127.0.0.1:0"' for port in ports if port not in settings),
             *(f"{key} = {value}" for key, value in settings.items()),

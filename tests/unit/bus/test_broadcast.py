@@ -1,4 +1,3 @@
-import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,10 +7,11 @@ import zmq
 import zmq.asyncio
 
 from common.bus.answers import answer_pull, positions
-from common.bus.broadcast import Broadcast, BroadcastSettings, _cut, _peer_address
+from common.bus.broadcast import Broadcast, BroadcastSettings
 from common.bus.subscriptions import MAX_REFUSED, Subscriptions, Verdict
 from common.errors import ConfigError, ListenError, StreamNotFound
 from common.media.track import INDEX_TRACK
+from common.runtime.connections import Sender
 from common.wire.control import (
     Absent,
     Control,
@@ -215,27 +215,29 @@ async def test_a_taken_port_is_named() -> None:
 
 def test_a_subscriber_may_ask_for_streams_and_no_more() -> None:
     known = Subscriptions(most=3)
-    assert known.subscribe(4, "a", b"Mlive\0") is Verdict.ACCEPT
-    assert known.subscribe(4, "a", b"Mlive\0") is Verdict.ACCEPT
-    assert known.subscribe(4, "a", b"M") is Verdict.IGNORE
-    assert known.subscribe(4, "a", b"Mb\0") is Verdict.ACCEPT
-    assert known.subscribe(4, "a", b"Mc\0") is Verdict.ACCEPT
-    assert known.subscribe(4, "a", b"Md\0") is Verdict.CUT
+    assert known.subscribe(Sender("", 4, "a"), b"Mlive\0") is Verdict.ACCEPT
+    assert known.subscribe(Sender("", 4, "a"), b"Mlive\0") is Verdict.ACCEPT
+    assert known.subscribe(Sender("", 4, "a"), b"M") is Verdict.IGNORE
+    assert known.subscribe(Sender("", 4, "a"), b"Mb\0") is Verdict.ACCEPT
+    assert known.subscribe(Sender("", 4, "a"), b"Mc\0") is Verdict.ACCEPT
+    assert known.subscribe(Sender("", 4, "a"), b"Md\0") is Verdict.CUT
     assert known.topics == 3
-    known.unsubscribe(4, "a", b"Mb\0")
+    known.unsubscribe(Sender("", 4, "a"), b"Mb\0")
     assert b"Mb\0" not in known
-    verdicts = [known.subscribe(5, "b", b"%d" % number) for number in range(MAX_REFUSED + 1)]
+    verdicts = [
+        known.subscribe(Sender("", 5, "b"), b"%d" % number) for number in range(MAX_REFUSED + 1)
+    ]
     assert verdicts[-1] is Verdict.CUT
     assert set(verdicts[:-1]) == {Verdict.IGNORE}
 
 
 def test_topics_go_with_the_last_connection_that_has_them() -> None:
     known = Subscriptions()
-    known.subscribe(4, "a", b"Mlive\0")
-    known.subscribe(5, "b", b"Mlive\0")
+    known.subscribe(Sender("", 4, "a"), b"Mlive\0")
+    known.subscribe(Sender("", 5, "b"), b"Mlive\0")
     known.prune({5: "b"}.get)  # type: ignore[arg-type]
     assert b"Mlive\0" in known
-    known.subscribe(5, "c", b"Mother\0")  # the descriptor was used again
+    known.subscribe(Sender("", 5, "c"), b"Mother\0")  # the descriptor was used again
     assert b"Mlive\0" not in known
 
 
@@ -278,13 +280,3 @@ def test_positions_of_a_stream_without_records_are_empty(source: Source) -> None
         (INDEX_TRACK, VIDEO, AUDIO), Position(0, 0, 0)
     )
     reader.close()
-
-
-def test_a_descriptor_that_is_no_socket_any_more_has_no_peer(tmp_path: Path) -> None:
-    with (tmp_path / "page").open("wb") as file:
-        before = len(os.listdir("/proc/self/fd"))
-        assert _peer_address(file.fileno()) == ""
-        _cut(file.fileno(), "", 0)
-        assert len(os.listdir("/proc/self/fd")) == before
-        number = file.fileno()
-    assert _peer_address(number) == ""

@@ -1,0 +1,136 @@
+"""The TCP connections below a ZeroMQ server: whose they are, and how to shut one.
+
+ZeroMQ names a peer by the descriptor of its connection. Descriptors are used again, so nothing is
+done to one before it is seen to be the connection that was meant.
+"""
+
+import contextlib
+import os
+import socket as sockets
+from dataclasses import dataclass
+
+import zmq
+
+MAX_NODE = 200
+"""Bytes of a node's name in an identity, which ZeroMQ limits to 255."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sent a message."""
+
+    node: str
+    """Name of the node whose key it has; empty on a plain socket."""
+
+    connection: int
+    """Descriptor, -1 if it is gone."""
+
+    address: str
+    """The other end of the connection."""
+
+
+NOBODY = Sender("", -1, "")
+
+
+class Connections:
+    """The connections of one server socket."""
+
+    def __init__(self, socket: "zmq.Socket[bytes]") -> None:
+        self.secure = False
+        self._socket = socket
+        self._known: dict[int, Sender] = {}
+
+    def sender(self, frame: "zmq.Frame") -> Sender:
+        """Return who sent a frame that was received with ``copy=False``."""
+        try:
+            connection = int(frame.get(zmq.SRCFD))
+            node = str(frame.get("User-Id")) if self.secure else ""
+        except zmq.ZMQError:
+            return NOBODY  # ZeroMQ itself tells of a connection that has ended
+        known = self._known.get(connection)
+        address = address_of(connection)
+        if known is None or (known.node, known.address) != (node, address):
+            known = self._known[connection] = Sender(node, connection, address)
+        return known
+
+    def receive(self, socket: "zmq.Socket[bytes]") -> list[bytes]:
+        """Return the frames of the next message to a ROUTER, without waiting.
+
+        Nothing is returned of a message under the identity of a node that did not send it.
+
+        Raises:
+            zmq.Again: If there is none.
+        """
+        if not self.secure:
+            return socket.recv_multipart(zmq.NOBLOCK)
+        frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        sender = self.sender(frames[-1])
+        mine = node_of(frames[0].bytes) == sender.node and sender is not NOBODY
+        return [frame.bytes for frame in frames] if mine else []
+
+    def cut(self, node: str) -> int:
+        """Shut all connections of a node; return how many there were."""
+        found = [one for one in self._known.values() if one.node == node]
+        return sum(map(self.shut, found))
+
+    def shut(self, sender: Sender) -> bool:
+        """Shut one connection, if the descriptor still is this connection to this server."""
+        if self._known.get(sender.connection) == sender:
+            del self._known[sender.connection]
+        peer = _socket_of(sender.connection)
+        if peer is None:
+            return False
+        with peer, contextlib.suppress(OSError):
+            mine = peer.getsockname()[1] == self._port()
+            if mine and sender.address and address_of(sender.connection) == sender.address:
+                peer.shutdown(sockets.SHUT_RDWR)
+                return True
+        return False
+
+    def _port(self) -> int:
+        last: bytes = self._socket.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
+        return int(last.rstrip(b"\0").rpartition(b":")[2] or 0)
+
+
+def identity_of(node: str) -> bytes:
+    """Return an identity for a DEALER of a node, another one each time.
+
+    Not the name alone: who was started again must not get answers meant for the one before, and
+    nobody may guess the identity of another connection and take it over.
+    """
+    return node.encode()[:MAX_NODE] + b"~" + os.urandom(8).hex().encode()
+
+
+def node_of(identity: bytes) -> str:
+    """Return the node that an identity names; nothing if it names none."""
+    name, separator, _ = identity.rpartition(b"~")
+    return name.decode(errors="replace") if separator else ""
+
+
+def address_of(connection: int) -> str:
+    """Return who is at the other end of a descriptor, nothing if it is not connected."""
+    peer = _socket_of(connection)
+    if peer is None:
+        return ""
+    with peer:
+        try:
+            host, port, *_ = peer.getpeername()
+        except (OSError, ValueError):
+            return ""
+        return f"{host} {port}"
+
+
+def _socket_of(connection: int) -> sockets.socket | None:
+    """Return a duplicate of a descriptor that was a socket, None if it is none any more.
+
+    It may be closed by now, or be a page file.
+    """
+    try:
+        duplicate = os.dup(connection)
+    except OSError:
+        return None
+    try:
+        return sockets.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        return None
