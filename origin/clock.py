@@ -3,7 +3,9 @@
 Encoders' clocks drift against ours, arrivals jitter, and an administrator may set the machine's
 clock. Players want dates that follow the media second by second (EXT-X-PROGRAM-DATE-TIME, prft).
 So the mapping is a constant offset that is pulled, slowly, towards the least delay seen of late;
-it steps only where the timeline breaks anyway, and even there never back.
+it steps only where the timeline breaks anyway, and even there never back. What is asked next is
+decided one answer ahead (:attr:`WallClock.drift_us`), so that an origin that takes over can say
+exactly what the one before it would have said.
 """
 
 from collections import deque
@@ -25,6 +27,7 @@ class WallClock:
 
     def __init__(self) -> None:
         self._offset: int | None = None
+        self._next: int | None = None  # the offset of the next answer
         self._target = 0
         self._least: int | None = None
         self._windows: deque[int] = deque(maxlen=WINDOWS)
@@ -32,6 +35,8 @@ class WallClock:
         self._slewed_us = 0
         self._said_us = 0
         self._step = False
+        self.drift_us = 0
+        """How far the next answer moves against stream time from the last one."""
 
     def observe(self, stream_us: int, arrival_us: int) -> None:
         """Note that the frame at ``stream_us`` came at ``arrival_us`` (Unix microseconds)."""
@@ -50,7 +55,10 @@ class WallClock:
 
     def wall(self, stream_us: int) -> int:
         """Return the Unix microseconds of a stream time."""
-        self._said_us = stream_us + (self._offset or 0)
+        offset = self._next if self._next is not None else self._offset or 0
+        self._next = self._offset
+        self.drift_us = 0 if self._next is None else self._next - offset
+        self._said_us = stream_us + offset
         return self._said_us
 
     def step(self) -> None:
@@ -63,8 +71,18 @@ class WallClock:
         self._said_us = wall_us
         self._step = True
 
+    def succeed(self, stream_us: int, wall_us: int, drift_us: int) -> None:
+        """Go on without a step after the last answer of another clock."""
+        self._said_us = wall_us
+        self._offset = self._next = self._target = wall_us - stream_us + drift_us
+        self._least = None
+        self._windows.clear()
+        self._window_us = self._slewed_us = stream_us
+        self._step = False
+
     def _begin(self, stream_us: int, delay: int) -> None:
         self._offset = max(delay, self._said_us - stream_us)
+        self._next = None
         self._target = self._offset
         self._least = None
         self._windows.clear()

@@ -1,7 +1,7 @@
 """How long segments and parts are: the settings, and what players are promised once."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from origin.lane import ROUNDED_US, SECOND_US, Lane, Sample
 
@@ -13,6 +13,18 @@ OVER_US = 100_000
 
 TRIFLE_US = 20_000
 """2.002 s of a GOP at 29.97 frames a second are 2 s."""
+
+HOLD_US = 500_000
+"""How far a rendition may run ahead of its leader at a cut before it goes on alone."""
+
+LATE_US = 1 * SECOND_US
+"""A segment closes when its leader is so far past its end, even if a track has not left it."""
+
+STALL_US = 3 * SECOND_US
+"""The same for any other track, for a leader may stand still."""
+
+GAP_US = 1 * SECOND_US
+"""A hole of the leader that is longer and would overfill its segment is a break."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +95,34 @@ def most_us(promises: Promises) -> int:
 
 def _ceil(duration_us: int) -> int:
     return -(-duration_us // SECOND_US)
+
+
+class Promising:
+    """Whoever makes the promises of a stream."""
+
+    def __init__(self, cuts: Cuts, promises: Promises, lanes: Mapping[int, Lane]) -> None:
+        self.promises = promises
+        """Replaced before the first record that relies on a change is emitted."""
+        self._cuts = cuts
+        self._tracks = lanes
+
+    @property
+    def _limit_us(self) -> int:
+        return limit_us(self._cuts, self.promises)
+
+    def _promise_target(self, gop_us: int) -> None:
+        shares_us = [lane.share_us for lane in self._tracks.values() if not lane.sparse]
+        self._promise(
+            target_duration=target_duration(self._cuts, gop_us, max(shares_us, default=0))
+        )
+
+    def _promise_any(self) -> None:
+        """Allow for any GOP, for no first one was whole when the first segment had to end."""
+        if not self.promises.target_duration:
+            self._promise_target(self._cuts.segment_max_us)
+
+    def _promise(self, **changes: int | bool) -> None:
+        """Change the promises; the object stays the same if nothing changes."""
+        promises = replace(self.promises, **changes)  # type: ignore[arg-type]
+        if promises != self.promises:
+            self.promises = promises

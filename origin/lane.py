@@ -134,6 +134,10 @@ class Lane:
         """How long the part of its segment is that it has."""
         return self.end_us - self.begun_us if self.begun_us is not None else 0
 
+    def before(self, sample: Sample, opened: Opened) -> bool:
+        """Whether most of this frame is from before a segment."""
+        return self.to_us(sample.dts + sample.cts + sample.duration // 2) < opened.start_us
+
     def outlasts(self, sample: Sample, opened: Opened, limit_us: int) -> bool:
         """Whether this frame ends too late for the segment ``opened``, or for its own share."""
         begun_us = opened.start_us
@@ -236,14 +240,13 @@ class Lane:
         self.tallies.pop(segment, None)
         self._parts.pop(segment, None)
 
-    def resume(self, records: Sequence[Record], discontinuity: int) -> None:
+    def resume(self, records: Sequence[Record]) -> None:
         """Go on after ``records``, the newest that the pages hold, oldest first."""
         for record in records:
-            self._part = record.part
+            if record.part != self._part:
+                self._part, self._count = record.part, 0
             self.commit(record)
-        self.seal()
-        self.discontinuity = discontinuity
-        self.front_us = self.end_us
+            self.front_us = max(self.front_us, self.to_us(record.dts + record.cts))
 
 
 def content_end_us(lanes: Iterable[Lane], opened: Opened) -> int:

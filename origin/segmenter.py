@@ -9,16 +9,27 @@ have to be stored. State changes only after ``emit`` has returned, so an excepti
 for a page) leaves a record unnumbered, not missing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
 
 from common.errors import StoreFull
 from common.media.codec import Kind
 from common.media.track import INDEX_TRACK
 from common.track.index import Closed, Opened, Row
 from common.track.record import Flag, Record
-from origin.cuts import Cuts, Promises, limit_us, most_us, part_target, target_duration
-from origin.lane import SECOND_US, Lane, Sample, content_end_us, index_record
+from origin.cuts import (
+    GAP_US,
+    HOLD_US,
+    LATE_US,
+    STALL_US,
+    Cuts,
+    Promises,
+    Promising,
+    most_us,
+    part_target,
+)
+from origin.lane import Lane, Sample, content_end_us, index_record
+from origin.recall import Past, Tails, recall
+from origin.rhythm import Rhythm
 from origin.waiting import WaitingRoom
 
 __all__ = ["Cuts", "Promises", "Sample", "Segmenter"]
@@ -26,23 +37,11 @@ __all__ = ["Cuts", "Promises", "Sample", "Segmenter"]
 Emit = Callable[[int, Record, bytes], None]
 """Called with track, record and payload."""
 
-HOLD_US = 500_000
-"""How far a rendition may run ahead of its leader at a cut before it goes on alone."""
-
-LATE_US = 1 * SECOND_US
-"""A segment closes when its leader is so far past its end, even if a track has not left it."""
-
-STALL_US = 3 * SECOND_US
-"""The same for any other track, for a leader may stand still."""
-
-GAP_US = 1 * SECOND_US
-"""A hole of the leader that is longer and would overfill its segment is a break."""
-
 _KEY, _FORCED = int(Flag.KEY), int(Flag.FORCED)
 _DISCONTINUITY = int(Flag.DISCONTINUITY)
 
 
-class Segmenter:
+class Segmenter(Promising):
     """The segments and parts of one stream."""
 
     def __init__(
@@ -53,20 +52,23 @@ class Segmenter:
         *,
         first_segment: int = 0,
         promises: Promises | None = None,
+        drift: Callable[[], int] = lambda: 0,
     ) -> None:
-        """``wall`` tells the Unix microseconds of a stream time, asked once a segment."""
-        self.promises = promises or Promises()
-        """Replaced before the first record that relies on a change is emitted."""
+        """``wall`` tells the Unix microseconds of a stream time, asked once a segment.
+
+        ``drift`` tells by how much its next answer will move against stream time.
+        """
+        self._lanes: dict[int, Lane] = {}
+        super().__init__(cuts, promises or Promises(), self._lanes)
         self.dropped = 0
         """Frames before the first keyframe of their track or before the first cut."""
         self.closed = 0
         """Segments closed."""
         self.breaks = 0
         """Discontinuities written."""
-        self._cuts = cuts
         self._wall = wall
+        self._drift = drift
         self._emit = emit
-        self._lanes: dict[int, Lane] = {}
         self._open: list[Opened] = []
         self._alone: set[int] = set()  # opened without the leader
         self._room: WaitingRoom | None = WaitingRoom(self._lanes)
@@ -77,10 +79,7 @@ class Segmenter:
         self._next = first_segment
         self._discontinuities = 0
         self._rows = 0
-        self._begun_us = 0  # where the leader's pictures of the newest segment begin
-        self._grid_us = 0
-        self._key_us: int | None = None
-        self._gop_us = 0
+        self._rhythm = Rhythm()
 
     @property
     def segment(self) -> int:
@@ -162,30 +161,54 @@ class Segmenter:
             self._room.samples.clear()
         self._break = True
 
-    def adopt(
-        self, rows: Sequence[Row], row_head: int, tails: Mapping[int, Sequence[Record]]
-    ) -> None:
+    def adopt(self, rows: Sequence[Row], row_head: int, tails: Tails) -> None:
         """Go on after what the pages of an epoch hold; :meth:`finish` then closes what is open.
 
         ``rows`` are those held, ``row_head`` the next seq of the index track; ``tails`` are per
         track its records of segments without a closed row, or at least its last one.
         """
-        opened = {row.segment: row for row in rows if isinstance(row, Opened)}
-        closed = {row.opened.segment: row.opened for row in rows if isinstance(row, Closed)}
-        known = {**closed, **opened}
-        newest = known[max(known)] if known else None
-        self._open = [opened[number] for number in sorted(set(opened) - set(closed))]
-        self._rows = row_head
-        if newest is not None:
-            self._next = max(self._next, newest.segment + 1)
-            self._discontinuities = newest.discontinuity
-        for number, records in tails.items():
+        past = recall(self._lanes, rows, tails)
+        self._take_up(past, row_head)
+        for number in tails:
             lane = self._lanes[number]
-            lane.resume(records, self._discontinuities)
-            for segment in [one for one in lane.tallies if one in closed]:
-                lane.forget(segment)
+            lane.seal()
+            lane.discontinuity = self._discontinuities
+        self._break = past.newest is not None
+
+    def resume(
+        self, rows: Sequence[Row], row_head: int, tails: Tails, gone: Collection[int] = ()
+    ) -> None:
+        """Go on in the place of another segmenter as if it had never stopped.
+
+        As for :meth:`adopt`; what comes next are the frames that the other one has not placed.
+        ``gone`` are tracks of which nothing more is expected.
+
+        Raises:
+            StoreFull: From ``emit``.
+        """
+        past = recall(self._lanes, rows, tails)
+        self._take_up(past, row_head)
+        self._alone = {opened.segment for opened in past.open if opened.course.alone}
+        for lane in self._lanes.values():
+            lane.live = lane.number not in gone
+            lane.needs_key = lane.video and not lane.started
+        if not past.open or past.newest is None:
+            self._restart()
+            return
+        self._leader = self._lanes.get(past.newest.course.leader)
+        leads = tails.get(self._leader.number, ()) if self._leader is not None else ()
+        self._rhythm.resume(past.newest, self._leader, leads)
+        if self._leader is None or not self._leader.live:
+            self._elect()
+        self._close_finished()
+
+    def _take_up(self, past: Past, row_head: int) -> None:
+        self._open = past.open
+        self._rows = row_head
+        if past.newest is not None:
+            self._next = max(self._next, past.newest.segment + 1)
+            self._discontinuities = past.newest.discontinuity
         self._room = None
-        self._break = newest is not None
 
     # The beginning: wait until there is a leader.
 
@@ -195,7 +218,7 @@ class Segmenter:
             self.dropped += len(self._room.samples)
         self._room = WaitingRoom(self._lanes)
         self._leader = None
-        self._key_us = None
+        self._rhythm.key_us = None
         for lane in self._lanes.values():
             lane.seal()
             lane.needs_key = lane.video
@@ -222,7 +245,7 @@ class Segmenter:
         self._open_segment(cut_us, self._break or changes)
         self._room = None
         for position, sample in enumerate(room.samples):
-            if self._too_early(self._lanes[sample.track], sample, cut_us):
+            if self._too_early(self._lanes[sample.track], sample):
                 self.dropped += 1
                 continue
             try:
@@ -231,11 +254,12 @@ class Segmenter:
                 self.dropped += len(room.samples) - position - 1
                 raise
 
-    def _too_early(self, lane: Lane, sample: Sample, cut_us: int) -> bool:
+    def _too_early(self, lane: Lane, sample: Sample) -> bool:
         """Whether a frame that waited is from before the cut, where there is no segment."""
-        if lane is self._leader or lane.segment >= self._open[0].segment:
+        opened = self._open[0]
+        if lane is self._leader or lane.segment >= opened.segment:
             return False
-        if lane.to_us(sample.dts + sample.cts + sample.duration // 2) >= cut_us:
+        if not lane.before(sample, opened):
             return False
         lane.needs_key = lane.video
         return True
@@ -246,7 +270,7 @@ class Segmenter:
         """Let a video track that has come late lead, from this keyframe on."""
         if self._open and (self._leader is None or not self._leader.video):
             self._leader = lane
-            self._key_us = None
+            self._rhythm.key_us = None
             self._cut = True
 
     def _elect(self) -> None:
@@ -255,9 +279,9 @@ class Segmenter:
         running = [lane for lane in lanes if lane.live and lane.started and not lane.needs_key]
         running.sort(key=lambda lane: (not lane.video, lane.sparse, lane.number))
         self._leader = running[0] if running else None
-        self._key_us = None
+        self._rhythm.key_us = None
         if self._open:
-            self._grid_us = self._open[-1].start_us + self._cuts.segment_us
+            self._rhythm.grid_us = self._open[-1].start_us + self._cuts.segment_us
 
     def _take(self, lane: Lane, sample: Sample) -> None:
         """Open a segment if this frame does, then store it."""
@@ -273,8 +297,7 @@ class Segmenter:
         elif leads:
             self._lead(lane, sample, pts_us)
         elif not lane.sparse and lane.outlasts(sample, newest, self._limit_us):
-            self._open_segment(pts_us, False)
-            self._alone.add(self._open[-1].segment)
+            self._open_segment(pts_us, False, alone=True)
         self._place(lane, sample, self._segment_for(lane, sample, pts_us), pts_us)
         if leads and self._holding:
             for other in self._lanes.values():
@@ -301,24 +324,17 @@ class Segmenter:
 
     def _follow_grid(self, pts_us: int) -> None:
         """Open a segment at every multiple of its duration; the grid does not drift."""
-        if pts_us >= self._grid_us:
-            grid_us = max(self._grid_us, pts_us - self._cuts.segment_us // 2)
-            self._open_segment(pts_us, False)
-            self._grid_us = grid_us + self._cuts.segment_us
+        grid_us = self._rhythm.grid_us
+        if pts_us >= grid_us:
+            grid_us = max(grid_us, pts_us - self._cuts.segment_us // 2)
+            self._open_segment(pts_us, False, grid_us + self._cuts.segment_us)
 
     def _due(self, pts_us: int, half_us: int) -> bool:
-        """Whether a keyframe opens the next segment; ``half_us`` of its duration is tolerance."""
-        elapsed = pts_us - self._begun_us
-        if elapsed >= self._cuts.segment_us - half_us:
-            return True
-        return self._gop_us > 0 and elapsed + self._gop_us > self._limit_us
+        return self._rhythm.due(pts_us, half_us, self._cuts.segment_us, self._limit_us)
 
     def _note_key(self, pts_us: int) -> None:
-        if self._key_us is not None and pts_us > self._key_us:
-            self._gop_us = pts_us - self._key_us
-            if not self.promises.target_duration:
-                self._promise_target(self._gop_us)
-        self._key_us = pts_us
+        if self._rhythm.key(pts_us) and not self.promises.target_duration:
+            self._promise_target(self._rhythm.gop_us)
 
     def _early(self, lane: Lane, sample: Sample) -> bool:
         """Whether a rendition has come to a cut before its leader, and should wait for it."""
@@ -369,29 +385,36 @@ class Segmenter:
         lane.discontinuity = discontinuity
         lane.front_us = max(lane.front_us, pts_us)
         if lane is self._leader and segment in self._alone and lane.tallies[segment].count == 1:
-            self._begun_us = pts_us
+            self._rhythm.begun_us = pts_us
 
     # Segments.
 
-    def _open_segment(self, start_us: int, breaks: bool) -> None:
+    def _open_segment(
+        self, start_us: int, breaks: bool, grid_us: int | None = None, *, alone: bool = False
+    ) -> None:
         if self._open:
             self._promise_any()
         number = self._discontinuities + breaks
-        opened = Opened(self._next, start_us, self._wall(start_us), number, breaks)
+        wall_us = self._wall(start_us)
+        grid_us = start_us + self._cuts.segment_us if grid_us is None else grid_us
+        course = self._rhythm.course(self._leader, alone, grid_us, self._drift())
+        opened = Opened(self._next, start_us, wall_us, number, breaks, course)
         self._write_row(opened, start_us, opened.segment)
         self.breaks += breaks
         self._discontinuities = number
         self._next += 1
         self._break = self._cut = False
-        self._begun_us = start_us
-        self._grid_us = start_us + self._cuts.segment_us
+        self._rhythm.open(start_us, grid_us)
         self._open.append(opened)
+        if alone:
+            self._alone.add(opened.segment)
         if breaks:
-            while len(self._open) > 1:
-                self._close()
+            self._close_finished()
 
     def _close_finished(self) -> None:
         """Close segments that every track has left, or that nobody should wait for any more."""
+        while len(self._open) > 1 and self._open[-1].breaks:
+            self._close()
         lanes = [lane for lane in self._lanes.values() if not lane.sparse and lane.started]
         front_us = max((lane.front_us for lane in lanes), default=0) - STALL_US
         if self._leader is not None:
@@ -425,26 +448,3 @@ class Segmenter:
     def _write_row(self, row: Row, dts: int, segment: int) -> None:
         self._emit(INDEX_TRACK, *index_record(row, self._rows, dts, segment))
         self._rows += 1
-
-    # What players are promised.
-
-    @property
-    def _limit_us(self) -> int:
-        return limit_us(self._cuts, self.promises)
-
-    def _promise_target(self, gop_us: int) -> None:
-        shares_us = [lane.share_us for lane in self._lanes.values() if not lane.sparse]
-        self._promise(
-            target_duration=target_duration(self._cuts, gop_us, max(shares_us, default=0))
-        )
-
-    def _promise_any(self) -> None:
-        """Allow for any GOP, for no first one was whole when the first segment had to end."""
-        if not self.promises.target_duration:
-            self._promise_target(self._cuts.segment_max_us)
-
-    def _promise(self, **changes: int | bool) -> None:
-        """Change the promises; the object stays the same if nothing changes."""
-        promises = replace(self.promises, **changes)  # type: ignore[arg-type]
-        if promises != self.promises:
-            self.promises = promises

@@ -6,7 +6,7 @@ ordinary records: they have a seq, live in pages, travel over the bus and are re
 frame. Muxed and whole-segment outputs use closed rows only.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -18,6 +18,32 @@ INDEX_TIMESCALE = 1_000_000
 starts (opened) or ends (closed)."""
 
 MAX_ROW = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What decides where the next segments begin, as it was when a segment was opened.
+
+    Players need none of it: an origin that goes on in the place of another one does.
+    """
+
+    leader: int = 0
+    """The track that opens segments; 0 if there is none."""
+
+    alone: bool = False
+    """Whether another track opened this segment, because it was full."""
+
+    grid_us: int = 0
+    """Where the next segment is due on a stream without video."""
+
+    gop_us: int = 0
+    """Distance of the leader's last two keyframes; 0 while unknown."""
+
+    key_us: int = -1
+    """pts of the leader's last keyframe; -1 if it has none."""
+
+    drift_us: int = 0
+    """How far the wall clock moves against stream time until the next segment opens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +63,9 @@ class Opened:
 
     breaks: bool
     """Whether a discontinuity stands right before this segment."""
+
+    course: Course = field(default=Course(), compare=False)
+    """Only in rows that open segments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +127,11 @@ def encode_row(row: Row) -> bytes:
         opened.discontinuity,
         opened.breaks,
     ]
-    if isinstance(row, Closed):
+    if isinstance(row, Opened):
+        course = row.course
+        head.append([course.leader, course.alone, course.grid_us])
+        head[-1] += [course.gop_us, course.key_us, course.drift_us]
+    else:
         head += [row.duration_us, [_piece_fields(piece) for piece in row.pieces]]
     packed: bytes = msgpack.packb(head)
     return packed
@@ -132,8 +165,8 @@ def decode_row(data: bytes) -> Row:
     except (ValueError, msgpack.UnpackException, OverflowError) as error:
         raise FormatError(f"index row: not msgpack: {error}") from error
     match items:
-        case [int(segment), int(start), int(wall), int(number), bool(breaks)]:
-            return Opened(segment, start, wall, number, breaks)
+        case [int(segment), int(start), int(wall), int(number), bool(breaks), list(fields)]:
+            return Opened(segment, start, wall, number, breaks, _course(fields))
         case [
             int(segment),
             int(start),
@@ -147,6 +180,13 @@ def decode_row(data: bytes) -> Row:
             return Closed(opened, lasts, tuple(_piece(row) for row in rows))
         case _:
             raise FormatError("index row: not a row")
+
+
+def _course(items: list[Any]) -> Course:
+    kinds = [type(item) for item in items]
+    if kinds != [int, bool, int, int, int, int]:
+        raise FormatError("index row: not a course")
+    return Course(*items)
 
 
 def _piece(items: Any) -> Piece:

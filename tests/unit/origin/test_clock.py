@@ -65,3 +65,20 @@ def test_it_goes_on_after_a_restart() -> None:
     clock = WallClock()
     clock.resume(START, UNIX)
     assert clock.wall(START + 7) == UNIX + 7
+
+
+@pytest.mark.parametrize("ppm", [-200, 200])
+def test_a_successor_says_what_the_clock_before_it_would_have_said(ppm: int) -> None:
+    clock, successor = WallClock(), WallClock()
+    end = START
+    for _ in range(20):
+        end = feed(clock, end, 2, ppm=ppm)
+        said = clock.wall(end)
+        successor.succeed(end, said, clock.drift_us)
+        end = feed(clock, end, 2, ppm=ppm)
+        feed(successor, end - 2 * SECOND_US, 2, ppm=ppm)
+        assert successor.wall(end) == clock.wall(end)
+    far = feed(successor, end, 600, ppm=ppm)
+    true = UNIX + far - START + (far - START) * ppm // 1_000_000
+    successor.wall(far - 2 * SECOND_US)
+    assert abs(successor.wall(far) - true) < 5_000
