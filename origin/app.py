@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from common.bus import access
 from common.bus.broadcast import Broadcast, BroadcastSettings
 from common.errors import ConfigError, HeadwaterError
 from common.runtime import http, listen, metrics, plugins, ready
-from common.runtime.config import build
-from common.runtime.curve import guarded
+from common.runtime.config import build, stream_settings
+from common.runtime.curve import encrypts, guarded
 from common.runtime.loader import suggestion
 from common.runtime.logs import Log
 from common.runtime.registries import node_entry, open_registry
@@ -54,6 +55,20 @@ class Origin:
             reason = f"must be {MAX_PULL} bytes a second or more: one answer to an edge"
             raise ConfigError("origin.repair_rate", reason)
         self.check_sources()
+        access.check(config.streams, encrypts(config.node, self.servers))
+
+    @property
+    def servers(self) -> dict[str, str]:
+        """Where it listens for other nodes, by setting."""
+        return {
+            "origin.bus": self.config.origin.bus,
+            "origin.control": self.config.origin.control,
+        }
+
+    def rules_of(self, stream: str) -> list[str]:
+        """Return which nodes may have a stream."""
+        settings = stream_settings(self.config.streams, stream)
+        return settings.nodes if settings is not None else []
 
     def check_sources(self) -> None:
         """Refuse a source that no input understands, or whose options are wrong.
@@ -169,10 +184,14 @@ async def run(config: Config) -> None:
         registry = await stack.enter_async_context(open_registry(node))
         listener = stack.enter_context(listen.bind(settings.http, setting="origin.http"))
         bounds = BroadcastSettings(repair_rate=settings.repair_rate)
-        servers = {"origin.bus": settings.bus, "origin.control": settings.control}
-        guard = await stack.enter_async_context(guarded(node, registry, servers))
+        guard = await stack.enter_async_context(guarded(node, registry, origin.servers))
         bus = Broadcast(
-            settings.bus, settings.control, node=node.name, settings=bounds, guard=guard
+            settings.bus,
+            settings.control,
+            node=node.name,
+            settings=bounds,
+            guard=guard,
+            rules_of=origin.rules_of,
         )
         stack.callback(bus.close)
         origin.endpoints |= {"http": listen.authority(listener, settings.public)}

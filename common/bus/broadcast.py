@@ -12,6 +12,7 @@ from typing import Any
 
 import zmq
 
+from common.bus.access import Access, Rules
 from common.bus.controls import Controls
 from common.bus.subscriptions import Subscriptions, Verdict
 from common.errors import StreamNotFound
@@ -93,9 +94,12 @@ class Broadcast:
         node: str = "origin",
         settings: BroadcastSettings | None = None,
         guard: Guard = PLAIN,
+        rules_of: Callable[[str], Rules] = lambda _: (),
         now_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
     ) -> None:
         """Bind both sockets (``HOST:PORT``, port 0 takes a free one); ``guard`` says for whom.
+
+        ``rules_of`` returns which nodes may have a stream; it may change its mind.
 
         Raises:
             ConfigError: If an address cannot be read.
@@ -107,7 +111,9 @@ class Broadcast:
         self._streams: dict[str, _Stream] = {}
         self._readers: dict[tuple[str, int], StreamReader] = {}
         self._catalogs: dict[tuple[str, int], Catalog] = {}
-        self._subscriptions = Subscriptions(self._settings.max_topics)
+        self._access = Access(guard, rules_of)
+        self._rules: object = None
+        self._subscriptions = Subscriptions(self._settings.max_topics, self._access.allows)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(self._settings.io_threads)
         self._guard = guard
         self._authenticator = Authenticator(self._context, guard)
@@ -121,6 +127,7 @@ class Broadcast:
                 control_address,
                 self._find,
                 self._authenticator,
+                access=self._access,
                 node=node,
                 rate=self._settings.repair_rate,
                 now_us=now_us,
@@ -276,7 +283,16 @@ class Broadcast:
         if self._beats % 4 == 0:
             self._bound_queues()
             self._subscriptions.prune(address_of)
+            self._judge_again()
             self._controls.prune()
+
+    def _judge_again(self) -> None:
+        """Shut connections for which the rules have changed: they subscribe anew at once."""
+        rules = self._access.state(self._subscriptions.asked())
+        if rules != self._rules:
+            self._rules = rules
+            for sender in self._subscriptions.misjudged():
+                self._connections.shut(sender)
 
     def _bound_queues(self) -> None:
         """Hold what waits for an edge to ``QUEUE_BYTES``: ZeroMQ itself counts only messages."""

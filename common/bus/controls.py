@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 import zmq
 
 from common import __version__
+from common.bus.access import EVERYBODY, Access
 from common.bus.answers import answer_pull, positions
 from common.errors import FormatError, StreamNotFound
 from common.runtime import metrics
+from common.runtime.connections import node_of
 from common.runtime.curve import Authenticator, Domain
 from common.runtime.pump import Pump, bind, harden
 from common.track.catalog import Catalog
@@ -73,6 +75,7 @@ class Controls:
         find: Find,
         authenticator: Authenticator,
         *,
+        access: Access = EVERYBODY,
         node: str,
         rate: int,
         now_us: Callable[[], int],
@@ -83,6 +86,7 @@ class Controls:
             ListenError: If the address cannot be bound.
         """
         self._find = find
+        self._access = access
         self._node = node
         self._rate = rate
         self._now = now_us
@@ -134,6 +138,10 @@ class Controls:
                 self._send(identity, Hello(self._node, __version__))
             case Ping(sent):
                 self._send(identity, Pong(sent))
+            case Join() | Pull() if not self._access.allows(node_of(identity), message.stream):
+                metrics.BUS_DROPS.labels("denied").inc()
+                if isinstance(message, Join):
+                    self._send(identity, Absent(message.id, message.stream))
             case Join():
                 self._peer(identity, now).urgent.append(message)
                 self._serve_soon(0)

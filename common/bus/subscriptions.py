@@ -32,6 +32,8 @@ class Verdict(Enum):
 class _Peer:
     address: str
     topics: set[bytes] = field(default_factory=set)
+    denied: set[bytes] = field(default_factory=set)
+    """What it asked for and may not have."""
     refused: int = 0
 
 
@@ -41,8 +43,14 @@ class Subscriptions:
     Descriptors are used again, so each comes with the address of its peer.
     """
 
-    def __init__(self, most: int = MAX_TOPICS_PER_PEER) -> None:
+    def __init__(
+        self,
+        most: int = MAX_TOPICS_PER_PEER,
+        allows: Callable[[str, str], bool] = lambda node, stream: True,
+    ) -> None:
+        """``allows`` tells whether a node may have a stream."""
         self._most = most
+        self._allows = allows
         self._peers: dict[tuple[int, str], _Peer] = {}
         self._by_node: Counter[str] = Counter()
         self._counts: Counter[bytes] = Counter()
@@ -65,22 +73,49 @@ class Subscriptions:
         if topic in peer.topics:
             return Verdict.ACCEPT
         try:
-            parse_topic(topic)
+            _, stream = parse_topic(topic)
         except FormatError:
             peer.refused += 1
             return Verdict.CUT if peer.refused > MAX_REFUSED else Verdict.IGNORE
         crowded = sender.node and self._by_node[sender.node] >= MAX_TOPICS_PER_NODE
-        if len(peer.topics) >= self._most or crowded:
+        if len(peer.topics) + len(peer.denied) >= self._most or crowded:
             return Verdict.CUT
+        if stream and not self._allows(sender.node, stream):
+            peer.denied.add(topic)
+            return Verdict.IGNORE
         peer.topics.add(topic)
         self._by_node[sender.node] += 1
         self._counts[topic] += 1
         return Verdict.ACCEPT
 
+    def asked(self) -> set[str]:
+        """Return the streams that somebody has subscribed to, or was denied."""
+        denied = [peer.denied for peer in self._peers.values() if peer.denied]
+        return {parse_topic(topic)[1] for topic in self._counts.keys() | set().union(*denied)}
+
+    def misjudged(self) -> list[Sender]:
+        """Return the connections that have what they may not have now, or lack what they may."""
+
+        def wrong(node: str, peer: _Peer) -> bool:
+            def allowed(topic: bytes) -> bool:
+                stream = parse_topic(topic)[1]
+                return not stream or self._allows(node, stream)
+
+            return any(map(allowed, peer.denied)) or not all(map(allowed, peer.topics))
+
+        return [
+            Sender(node, connection, peer.address)
+            for (connection, node), peer in self._peers.items()
+            if wrong(node, peer)
+        ]
+
     def unsubscribe(self, sender: Sender, topic: bytes) -> None:
         """Take a subscription back."""
         peer = self._peers.get((sender.connection, sender.node))
-        if peer is not None and peer.address == sender.address and topic in peer.topics:
+        if peer is None or peer.address != sender.address:
+            return
+        peer.denied.discard(topic)
+        if topic in peer.topics:
             peer.topics.remove(topic)
             self._release(sender.node, topic)
 

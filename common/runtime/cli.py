@@ -78,6 +78,11 @@ def parser() -> argparse.ArgumentParser:
     settings.add_argument("action", choices=["show", "check"])
     settings.add_argument("role", nargs="?", choices=list(ROLES), help="one role only")
     _configurable(settings)
+    what = "show the public key of a node, or give it a new one"
+    keys = commands.add_parser("keys", help=what, description=what)
+    keys.add_argument("role", choices=list(ROLES), help="whose settings to read")
+    keys.add_argument("--new", action="store_true", help="write a new key; then restart the node")
+    _configurable(keys)
     for name, what in (("streams", "list the live streams"), ("nodes", "list the live nodes")):
         listing = commands.add_parser(name, help=what, description=what)
         listing.add_argument("--json", action="store_true", help="print JSON")
@@ -240,6 +245,17 @@ def _nodes(arguments: argparse.Namespace) -> int:
     return _print(rows, arguments.json, "no node is live")
 
 
+def _keys(arguments: argparse.Namespace) -> int:
+    from common.runtime.keys import Keys
+
+    node = _load(_schema(arguments.role), arguments).node
+    path = Path(node.keys)
+    if arguments.new:
+        Keys.new().save(path)
+    print(f"{node.name} {Keys.load(path).public}")
+    return 0
+
+
 def _print(rows: Sequence[dict[str, Any]], as_json: bool, nothing: str) -> int:
     if as_json:
         print(json.dumps(rows))
@@ -293,6 +309,7 @@ def _solo(arguments: argparse.Namespace) -> int:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "config": _config,
+    "keys": _keys,
     "demo": _demo,
     "drain": _drain,
     "nodes": _nodes,

@@ -109,6 +109,10 @@ class StreamSettings(Settings, frozen=True):
     source: str = ""
     """Where the origin itself takes the stream from: ``videogen://`` or the path of a file."""
 
+    nodes: list[str] = msgspec.field(default_factory=list)
+    """Which nodes may have the stream: names, also with ``*``, ``tag:WORD``, ``datacenter:NAME``.
+    All of them if empty. Name relays and other origins of the stream, too."""
+
     on_conflict: Literal["refuse", "replace"] = "refuse"
     """What a second publisher with the right key gets while the first one is sending."""
 

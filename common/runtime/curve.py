@@ -12,7 +12,7 @@ Everything is one call for each socket: :meth:`Guard.client` before ``connect``,
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -198,8 +198,9 @@ async def guarded(
         ConfigError: If the key file cannot be used.
     """
     keys = Keys.load(Path(node.keys))
-    open_ones = [name for name, address in (servers or {}).items() if not _stays_here(address)]
-    secure = bool(servers) and _secure(node.bus_security, open_ones)
+    secure = encrypts(node, servers or {})
+    if not secure:
+        _warn(servers or {})
     roster = Roster(registry.members, node.name)
     guard = Guard(keys, roster, secure=secure, mode=node.bus_security)
     if not secure:
@@ -213,12 +214,17 @@ async def guarded(
         await asyncio.gather(following, return_exceptions=True)
 
 
-def _secure(mode: str, open_ones: Sequence[str]) -> bool:
-    if mode == "none":
-        for name in open_ones:
-            log.warning("not encrypted, and open to the network", extra={"setting": name})
+def encrypts(node: NodeSettings, servers: Mapping[str, str]) -> bool:
+    """Return whether a node that listens on these addresses, by setting, encrypts."""
+    if not servers or node.bus_security == "none":
         return False
-    return mode == "curve" or bool(open_ones)
+    return node.bus_security == "curve" or not all(map(_stays_here, servers.values()))
+
+
+def _warn(servers: Mapping[str, str]) -> None:
+    for name, address in servers.items():
+        if not _stays_here(address):
+            log.warning("not encrypted, and open to the network", extra={"setting": name})
 
 
 def _stays_here(address: str) -> bool:

@@ -38,6 +38,9 @@ class Roster:
         self._members = members
         self._name = name
         self._clock = clock
+        self.version = 0
+        """Rises with every change of an entry."""
+
         self._nodes: dict[str, NodeEntry] = {}
         self._keys: dict[str, NodeEntry] = {}
         self._missing: dict[str, float] = {}
@@ -101,6 +104,7 @@ class Roster:
         for name in self._missing.keys() - self._nodes.keys():
             del self._missing[name]
         self._keys = {entry.key: entry for entry in self._nodes.values()}
+        self.version += self._nodes != before
         for name, entry in before.items():
             after = self._nodes.get(name)
             if after is None or after.key != entry.key:

@@ -16,11 +16,11 @@ from common.runtime.config import NodeSettings
 from common.runtime.curve import PLAIN, Guard, guarded
 from common.runtime.embedded import EmbeddedRegistry
 from common.runtime.registries import node_entry
-from common.wire.control import Absent, Join, Joined
+from common.wire.control import Absent, Join, Joined, Pull
 from common.wire.gossip import Gossip
-from common.wire.messages import Heartbeat
+from common.wire.messages import Heartbeat, Media
 from edge.gossip import Gossiper, Load
-from tests.harness.bus import Source, catalog
+from tests.harness.bus import VIDEO, Source, catalog
 from tests.harness.secure import Nodes
 
 LIMIT = 10.0
@@ -42,7 +42,14 @@ class Bus:
         self.guard = self.nodes.add("origin", "origin")
         self.source = Source(folder / "origin", catalog())
         self.source.next()
-        self.broadcast = Broadcast("127.0.0.1:0", "127.0.0.1:0", node="origin", guard=self.guard)
+        self.rules: list[str] = []
+        self.broadcast = Broadcast(
+            "127.0.0.1:0",
+            "127.0.0.1:0",
+            node="origin",
+            guard=self.guard,
+            rules_of=lambda _: self.rules,
+        )
         self.broadcast.attach(self.source.writer)
         self.broadcast.catalog(self.source.catalog)
         self.endpoints = Endpoints.of(self.broadcast.endpoints())
@@ -147,6 +154,33 @@ async def test_a_removed_node_is_thrown_out_and_stays_out(
     following.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await following
+
+
+async def test_a_node_gets_no_byte_of_a_stream_that_it_may_not_have(bus: Bus) -> None:
+    bus.rules = ["edge", "tag:paid"]
+    named = bus.link("edge", bus.nodes.add("edge", "edge"))
+    tagged = bus.link("other", bus.nodes.add("other", "edge", tags=["paid"]))
+    denied = bus.link("third", bus.nodes.add("third", "edge"))
+    bus.links[2].send(Pull(2, "live", 1000, VIDEO, 0, 1))
+    await until(lambda: {Heartbeat, Joined} <= kinds(named) & kinds(tagged))
+    await until(lambda: Absent in kinds(denied))
+    for item in bus.source.next():
+        bus.broadcast.record("live", *item, flush=True)
+    await until(lambda: Media in kinds(named))
+    await asyncio.sleep(QUIET)
+    assert kinds(denied) == {Absent}
+
+
+async def test_rules_that_change_hold_for_connections_that_there_are(bus: Bus) -> None:
+    heard = bus.link("edge", bus.nodes.add("edge", "edge"))
+    await until(lambda: Heartbeat in kinds(heard))
+    bus.rules = ["other"]
+    await asyncio.sleep(2 * QUIET)
+    heard.clear()
+    await asyncio.sleep(QUIET)
+    assert heard == []
+    bus.rules = ["edge"]
+    await until(lambda: Heartbeat in kinds(heard))
 
 
 async def test_gossip_is_for_balancers(bus: Bus) -> None:

@@ -163,3 +163,22 @@ def test_the_command_line_loads_no_role() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_keys_shows_the_public_key_and_makes_a_new_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["edge", "-s", "node.name=e1", "-s", f"node.keys={tmp_path}/key"]
+
+    def shown(*more: str) -> str:
+        assert cli.main(["keys", *where, *more]) == 0
+        name, key = capsys.readouterr().out.split()
+        assert name == "e1"
+        assert (tmp_path / "key").read_text().strip() != key
+        return key
+
+    first = shown()
+    assert shown() == first
+    second = shown("--new")
+    assert second != first
+    assert shown() == second
