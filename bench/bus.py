@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from common.bus.broadcast import Broadcast
+from common.bus.intake import TICK, Intake
 from common.bus.pages import Pages
+from common.bus.upstream import Place, Ways, ways
 from common.media.codec import Codec
 from common.media.track import Track
 from common.runtime.registry import Owner
@@ -25,7 +27,7 @@ from common.track.catalog import Catalog
 from common.track.limits import Limits
 from common.track.record import Flag, Record
 from common.track.store import StreamWriter
-from edge.worker import SWITCH_INTERVAL, TICK, Worker
+from edge.worker import SWITCH_INTERVAL
 
 FRAME = 16_700
 STREAM = "bench"
@@ -42,20 +44,20 @@ def _edge(root: str, endpoints: dict[str, str], pipe: Any) -> None:
 
 
 async def _receive(root: Path, endpoints: dict[str, str], pipe: Any) -> None:
-    async def owner(_: str) -> Owner:
-        return Owner(STREAM, "origin", 1, 1, endpoints)
+    async def find(stream: str) -> Ways:
+        return ways(Place("edge"), stream, Owner(STREAM, "origin", 1, 1, endpoints), [], [])
 
     states: list[tuple[float, str]] = []
-    worker = Worker(
+    worker = Intake(
         node="edge",
         pages=Pages(root, Board.create(root), Limits()),
-        find_owner=owner,
-        tell=lambda message: states.append((time.monotonic(), message["state"])),
-        ring=lambda: None,
+        find=find,
+        tell=lambda _stream, state, _epoch: states.append((time.monotonic(), state)),
+        settled=lambda _streams, _moved: None,
     )
     began = time.monotonic()
     worker.want([STREAM])
-    await worker.follow_owners()
+    await worker.follow()
     tally = worker._entries[STREAM].receiver.tally
     while not any(state == "live" for _, state in states):  # noqa: ASYNC110 - measured finely
         await asyncio.sleep(0.0005)

@@ -4,7 +4,6 @@ Loopback by default. A browser on this machine must not be a way in (DNS rebindi
 header has to be an address or ``localhost``.
 """
 
-import ipaddress
 import json
 import time
 from collections.abc import Iterable
@@ -16,7 +15,6 @@ from aiohttp import web
 
 from common import __version__
 from common.errors import (
-    AccessDenied,
     HeadwaterError,
     ProtocolError,
     StreamError,
@@ -24,7 +22,7 @@ from common.errors import (
 )
 from common.media.describe import describe
 from common.media.track import Track
-from common.runtime.http import Handler, health_routes
+from common.runtime.http import health_routes
 from common.runtime.registry import DRAIN_TIMEOUT
 from common.runtime.units import Duration
 from common.track.reader import StreamReader
@@ -180,18 +178,6 @@ def _track(track: Track, reader: StreamReader) -> dict[str, Any]:
         "oldest": held.oldest,
         "contiguous_from": held.contiguous_from,
     }
-
-
-@web.middleware
-async def own_host(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse requests that name this machine by a name that is not its own."""
-    host = request.url.host or ""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        if host != "localhost":
-            raise AccessDenied(f"the admin port answers to its address, not to {host!r}") from None
-    return await handler(request)
 
 
 def _json(tree: dict[str, Any], status: int = 200) -> web.Response:

@@ -16,7 +16,7 @@ from common.runtime.registries import node_entry, open_registry
 from common.runtime.registry import Registry
 from common.track.folder import sweep
 from edge import child
-from edge.api import Api, own_host
+from edge.api import Api
 from edge.around import Watch
 from edge.config import Config
 from edge.draining import Drain
@@ -85,7 +85,7 @@ async def run(config: Config) -> None:
         drain = Drain(registry, config.node.name, supervisor)
         api = Api(config.node.name, root, supervisor, endpoints, capacity, drain)
         app = http.application(api.routes())
-        app.middlewares.append(own_host)
+        app.middlewares.append(http.own_host)
         runner = await http.serve(app, admin)
         stack.push_async_callback(runner.cleanup)
         await stack.enter_async_context(_running(supervisor))

@@ -65,7 +65,10 @@ def viewer(config: Config, wake: int, listeners: Sequence[socket.socket]) -> Spa
 def _spawner(module: str, config: Config, wakes: Sequence[int], listen: Sequence[int]) -> Spawn:
     # A stream's key is no business of a child's, and the environment can be read in /proc.
     settings = loader.dump(config)
-    bounds = {name: {"bytes_max": int(one.bytes_max)} for name, one in config.streams.items()}
+    bounds = {
+        name: {"bytes_max": int(one.bytes_max), "paths": one.paths}
+        for name, one in config.streams.items()
+    }
     settings["streams"] = bounds
 
     async def spawn(control: socket.socket) -> Process:

@@ -61,6 +61,10 @@ class EdgeSettings(Settings, frozen=True):
     repair: Duration = Duration(4)
     """How long a missing frame is waited for, before it counts as lost."""
 
+    paths: int = 1
+    """Upstreams that a stream is taken from at the same time: relays of the edge's datacenter, then
+    the origin. With 2, the failure of one is not seen."""
+
     keep_pages: bool = True
     """Keep the track pages when the edge stops, so that it starts again with the window."""
 

@@ -1,4 +1,8 @@
-"""What an origin answers to joins and pulls: decided from the pages alone."""
+"""What a node answers to joins and pulls: decided from the pages alone."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 
 from common.errors import PageGone
 from common.media.codec import Kind
@@ -12,7 +16,13 @@ INDEX_ROWS = 1024
 """Newest index rows that come with the live GOP; older ones are backfilled."""
 
 
-def positions(reader: StreamReader, catalog: Catalog) -> dict[int, Position]:
+Reach = Mapping[int, tuple[int, int]]
+"""Track -> how far back it will be held, and its next record, of what is still being fetched."""
+
+
+def positions(
+    reader: StreamReader, catalog: Catalog, reach: Reach = MappingProxyType({})
+) -> dict[int, Position]:
     """Return what is held of every track, the index first.
 
     The live GOP starts at the newest keyframe of the video track whose newest keyframe is oldest;
@@ -27,7 +37,8 @@ def positions(reader: StreamReader, catalog: Catalog) -> dict[int, Position]:
             segment = _live_segment(reader, numbers[1:], keys)
             for number in numbers:
                 track = reader.track(number)
-                found[number] = _position(track, keys.get(number), segment)
+                place = _position(track, keys.get(number), segment)
+                found[number] = _extended(place, *reach.get(number, (place.oldest, 0)))
             return found
         except PageGone:
             continue  # a page left the window while we looked; the next look does without it
@@ -58,6 +69,13 @@ def _position(track: TrackReader, key: int | None, segment: int | None) -> Posit
     if key is None and segment is not None:
         key = track.first_of_segment(segment)
     return bare if key is None else Position(min(bare.oldest, key), key, max(bare.head, key))
+
+
+def _extended(place: Position, oldest: int, head: int) -> Position:
+    """Return a position with what will be held, too; of an empty track that is all there is."""
+    if not place.head and head:
+        return Position(min(oldest, head), head, head)
+    return replace(place, oldest=min(place.oldest, oldest))
 
 
 def _bare(track: TrackReader) -> Position:

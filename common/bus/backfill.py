@@ -84,18 +84,30 @@ class Backfill:
         for first, stop in held:
             entry.held.add(first, min(stop, floor))
 
-    def want(self, run: Run) -> None:
-        """Fetch a run out of turn, as far as it is missing."""
+    def want(self, run: Run) -> bool:
+        """Fetch a run out of turn, as far as it is missing; return whether any of it is."""
         entry = self._tracks.get(run.track)
         if entry is None:
-            return
+            return False
+        found = False
         for first, stop in entry.held.missing(max(run.first, entry.oldest), run.stop):
             if first < min(stop, entry.floor):
+                found = True
                 piece = Run(run.track, first, min(stop, entry.floor))
                 if piece not in self._wanted:
                     self._wanted.append(piece)
         while len(self._wanted) > MAX_WANTED:
             self._wanted.popleft()
+        return found
+
+    def reach(self) -> dict[int, int]:
+        """Return how far back every track may yet come to reach, of those that are being filled."""
+        return {track: entry.oldest for track, entry in self._tracks.items() if not entry.done}
+
+    def oldest(self, track: int, otherwise: int) -> int:
+        """Return the oldest record of a track that is known to exist."""
+        entry = self._tracks.get(track)
+        return entry.oldest if entry is not None else otherwise
 
     def request(self, now: int, since_us: int) -> Run | None:
         """Return the run to pull now, the newest of it first; nothing older than ``since_us``."""
@@ -146,6 +158,15 @@ class Backfill:
             start_us = records[0].dts * SECOND // entry.timescale
             entry.reached_us = min(entry.reached_us, start_us)
         return True
+
+    def refused(self, run: Run) -> None:
+        """Learn that the one who was asked has not got it: the next may be asked at once."""
+        if self._asked == run:
+            self._asked = None
+
+    def attempt(self, run: Run) -> int:
+        """Return how often a run was asked for in vain."""
+        return self._attempt + 1 if self._asked == run else 0
 
     def gone(self, run: Run, oldest: int) -> None:
         """Learn that the sender has nothing of ``run`` before ``oldest`` any more."""

@@ -1,4 +1,4 @@
-"""The origin's end of the bus: publishes records, answers joins and pulls from the pages.
+"""The sending end of the bus: publishes records, answers joins and pulls from the pages.
 
 Everything is sent from the event loop without waiting; ZeroMQ's own thread does the rest. An edge
 that does not keep up loses whole messages, sees the gap, and pulls.
@@ -13,7 +13,7 @@ from typing import Any
 import zmq
 
 from common.bus.access import Access, Rules
-from common.bus.controls import Controls
+from common.bus.controls import Beyond, Controls, Find
 from common.bus.subscriptions import Subscriptions, Verdict
 from common.errors import StreamNotFound
 from common.runtime import metrics
@@ -84,7 +84,7 @@ class _Stream:
 
 
 class Broadcast:
-    """The bus of one origin, in the running event loop."""
+    """The bus of one origin or relay, in the running event loop."""
 
     def __init__(
         self,
@@ -96,10 +96,16 @@ class Broadcast:
         guard: Guard = PLAIN,
         rules_of: Callable[[str], Rules] = lambda _: (),
         now_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
+        section: str = "origin",
+        find: Find | None = None,
+        beyond: Beyond | None = None,
+        subscribed: Callable[[], None] | None = None,
     ) -> None:
         """Bind both sockets (``HOST:PORT``, port 0 takes a free one); ``guard`` says for whom.
 
-        ``rules_of`` returns which nodes may have a stream; it may change its mind.
+        ``rules_of`` returns which nodes may have a stream; it may change its mind. A relay, whose
+        records come from another node, says with ``find`` and ``beyond`` where its pages are;
+        ``subscribed`` is called when somebody subscribes to a stream.
 
         Raises:
             ConfigError: If an address cannot be read.
@@ -107,6 +113,7 @@ class Broadcast:
         """
         self._settings = settings or BroadcastSettings()
         self._node = node
+        self._subscribed = subscribed
         self._loop = asyncio.get_running_loop()
         self._streams: dict[str, _Stream] = {}
         self._readers: dict[tuple[str, int], StreamReader] = {}
@@ -121,16 +128,18 @@ class Broadcast:
         self._prepare()
         self._connections = self._authenticator.server(self._socket, Domain.BUS)
         try:
-            self.bus_port = bind(self._socket, bus_address, "origin.bus")
+            self.bus_port = bind(self._socket, bus_address, f"{section}.bus")
             self._controls = Controls(
                 self._context,
                 control_address,
-                self._find,
+                find or self._find,
                 self._authenticator,
                 access=self._access,
                 node=node,
                 rate=self._settings.repair_rate,
                 now_us=now_us,
+                beyond=beyond,
+                setting=f"{section}.control",
             )
         except BaseException:
             self._authenticator.close()
@@ -194,6 +203,21 @@ class Broadcast:
             self._flush(entry)
         elif entry.timer is None:
             entry.timer = self._loop.call_later(FLUSH_AFTER, self._flush, entry)
+
+    def pass_on(self, frames: list[bytes]) -> bool:
+        """Send a message of another node as it came; return whether anybody takes it."""
+        if frames[0] not in self._subscriptions or self._closed:
+            return False
+        self._publish(frames)
+        return True
+
+    def arrived(self, stream: str) -> None:
+        """Answer what waits for a stream to be here."""
+        self._controls.arrived(stream)
+
+    def wanted(self) -> set[str]:
+        """Return the streams that somebody has subscribed to."""
+        return self._subscriptions.streams()
 
     def remove(self, stream: str, epoch: int) -> None:
         """Forget an epoch of a stream; its pages may go."""
@@ -335,6 +359,8 @@ class Broadcast:
         """Let a new subscriber know at once that the node is there."""
         if name == NODE_TOPIC:
             self._publish(encode_node(self._node, time.time_ns() // 1000))
+        elif self._subscribed is not None:
+            self._subscribed()
 
 
 def _receive(socket: "zmq.Socket[Any]") -> "zmq.Frame":

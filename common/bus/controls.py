@@ -1,37 +1,41 @@
 """The control side of the bus: a ROUTER that answers hello, ping, join and pull.
 
 Answers are read from the pages, one a turn of the event loop, so that no publisher waits. Each edge
-has a share of the rate; what repairs the present goes before what fills up the past.
+has a share of the rate; what repairs the present goes before what fills up the past. What a relay
+is still fetching is answered when it is there.
 """
 
 import asyncio
+import socket as sockets
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import zmq
 
 from common import __version__
 from common.bus.access import EVERYBODY, Access
-from common.bus.answers import answer_pull, positions
+from common.bus.answers import Reach, answer_pull, positions
+from common.bus.backfill import Run
 from common.errors import FormatError, StreamNotFound
 from common.runtime import metrics
 from common.runtime.connections import node_of
 from common.runtime.curve import Authenticator, Domain
-from common.runtime.pump import Pump, bind, harden
+from common.runtime.pump import Pump, adopt, bind, harden
 from common.track.catalog import Catalog
 from common.track.store import StreamReader
 from common.wire.bucket import TokenBucket
 from common.wire.control import (
     Absent,
     Control,
+    Gone,
     Hello,
     Join,
     Joined,
     Ping,
     Pong,
     Pull,
-    Records,
     decode_control,
     encode_control,
 )
@@ -49,6 +53,12 @@ SEND_HWM = 64
 JOIN_COST = 4096
 """Bytes that a join is charged with: it reads the pages too."""
 
+MAX_PARKED = 1024
+"""Questions that wait for what is being fetched; of more, the oldest are forgotten."""
+
+PARK_US = 2_000_000
+"""How long one may wait; an edge asks again sooner."""
+
 BURST = 4 * 1024 * 1024
 IDLE_US = 60_000_000
 
@@ -58,11 +68,31 @@ class _Peer:
     bucket: TokenBucket
     seen_us: int
     urgent: deque[Join | Pull] = field(default_factory=lambda: deque(maxlen=MAX_QUEUED))
-    later: deque[Pull] = field(default_factory=lambda: deque(maxlen=MAX_QUEUED))
+    later: deque[Join | Pull] = field(default_factory=lambda: deque(maxlen=MAX_QUEUED))
 
 
 Find = Callable[[str, int], tuple[StreamReader, Catalog] | None]
 """(stream, epoch) -> its pages and newest catalog; epoch 0 is the newest one."""
+
+
+class Beyond(Protocol):
+    """What a node that is not the origin knows of what its pages do not hold."""
+
+    def awaited(self, stream: str) -> bool:
+        """Return whether the stream is about to be here."""
+
+    def reach(self, stream: str) -> Reach:
+        """Return what its tracks will hold beyond what they hold now."""
+
+    def fetch(self, stream: str, run: Run) -> bool:
+        """Fetch records; return whether they will come."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parked:
+    identity: bytes
+    question: Join | Pull
+    until_us: int
 
 
 class Controls:
@@ -71,7 +101,7 @@ class Controls:
     def __init__(
         self,
         context: "zmq.Context[zmq.Socket[bytes]]",
-        address: str,
+        address: str | sockets.socket,
         find: Find,
         authenticator: Authenticator,
         *,
@@ -79,14 +109,21 @@ class Controls:
         node: str,
         rate: int,
         now_us: Callable[[], int],
+        beyond: Beyond | None = None,
+        setting: str = "origin.control",
     ) -> None:
-        """Listen on ``address``; all answers together take ``rate`` bytes a second, one edge half.
+        """Listen on ``address``, or on a socket that listens already.
+
+        All answers together take ``rate`` bytes a second, one edge half. Without ``beyond`` the
+        node is the origin: what it does not hold, nobody does.
 
         Raises:
             ListenError: If the address cannot be bound.
         """
         self._find = find
         self._access = access
+        self._beyond = beyond
+        self._parked: deque[_Parked] = deque(maxlen=MAX_PARKED)
         self._node = node
         self._rate = rate
         self._now = now_us
@@ -103,7 +140,10 @@ class Controls:
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_INBOUND)
         self._connections = authenticator.server(self._socket, Domain.BUS)
         try:
-            self.port = bind(self._socket, address, "origin.control")
+            if isinstance(address, sockets.socket):
+                self.port = adopt(self._socket, address)
+            else:
+                self.port = bind(self._socket, address, setting)
         except BaseException:
             self._socket.close(0)
             raise
@@ -121,6 +161,29 @@ class Controls:
         now = self._now()
         for identity in [i for i, peer in self._peers.items() if now - peer.seen_us > IDLE_US]:
             del self._peers[identity]
+
+    def arrived(self, stream: str) -> None:
+        """Answer what waits for records of a stream, or for the stream itself."""
+        if not self._parked:
+            return
+        now = self._now()
+        waiting, self._parked = self._parked, deque(maxlen=MAX_PARKED)
+        for parked in waiting:
+            if parked.question.stream != stream:
+                if parked.until_us > now:
+                    self._parked.append(parked)
+                continue
+            peer = self._peers.get(parked.identity)
+            if peer is not None:
+                self._queue(peer, parked.question)
+
+    def _queue(self, peer: _Peer, question: Join | Pull) -> None:
+        later = isinstance(question, Pull) and question.newest_first
+        (peer.later if later else peer.urgent).append(question)
+        self._serve_soon(0)
+
+    def _park(self, identity: bytes, question: Join | Pull) -> None:
+        self._parked.append(_Parked(identity, question, self._now() + PARK_US))
 
     def _deliver(self, frames: list[bytes]) -> None:
         if not frames:
@@ -142,13 +205,8 @@ class Controls:
                 metrics.BUS_DROPS.labels("denied").inc()
                 if isinstance(message, Join):
                     self._send(identity, Absent(message.id, message.stream))
-            case Join():
-                self._peer(identity, now).urgent.append(message)
-                self._serve_soon(0)
-            case Pull():
-                peer = self._peer(identity, now)
-                (peer.later if message.newest_first else peer.urgent).append(message)
-                self._serve_soon(0)
+            case Join() | Pull():
+                self._queue(self._peer(identity, now), message)
             case _:
                 metrics.BUS_DROPS.labels("unexpected").inc()
 
@@ -199,27 +257,50 @@ class Controls:
         epoch = question.epoch if isinstance(question, Pull) else 0
         found = self._find(question.stream, epoch)
         if isinstance(question, Join):
-            if found is None:
-                self._send(identity, Absent(question.id, question.stream))
-            else:
-                reader, catalog = found
-                places = positions(reader, catalog)
-                self._send(identity, Joined(question.id, question.stream, catalog, places))
+            self._answer_join(identity, question, found)
             return JOIN_COST
         if found is None:
+            self._miss(identity, question, question.stop)
             return 0
         reader, catalog = found
         try:
             answer = answer_pull(reader, question, catalog.term)
         except StreamNotFound:
             return 0
-        if answer is None or not self._send(identity, answer):
+        if isinstance(answer, Gone):
+            self._miss(identity, question, answer.oldest)
             return 0
-        if not isinstance(answer, Records):
+        if answer is None or not self._send(identity, answer):
             return 0
         reason = "backfill" if question.newest_first else "repair"
         metrics.RECORDS_RESENT.labels(question.stream, reason).inc(len(answer.items))
         return sum(item.record.size for item in answer.items)
+
+    def _answer_join(
+        self, identity: bytes, join: Join, found: tuple[StreamReader, Catalog] | None
+    ) -> None:
+        beyond = self._beyond
+        if found is not None:
+            reader, catalog = found
+            reach = beyond.reach(join.stream) if beyond is not None else {}
+            places = positions(reader, catalog, reach)
+            self._send(identity, Joined(join.id, join.stream, catalog, places))
+        elif beyond is not None and beyond.awaited(join.stream):
+            self._park(identity, join)
+        else:
+            self._send(identity, Absent(join.id, join.stream))
+
+    def _miss(self, identity: bytes, pull: Pull, oldest: int) -> None:
+        """Answer a pull of records that are not held: now, or when they are here."""
+        beyond = self._beyond
+        run = Run(pull.track, pull.first, pull.stop)
+        if beyond is None:
+            if self._find(pull.stream, pull.epoch) is None:
+                return  # an origin that has just been started may not have adopted it yet
+        elif beyond.awaited(pull.stream) or beyond.fetch(pull.stream, run):
+            self._park(identity, pull)
+            return
+        self._send(identity, Gone(pull.id, pull.stream, pull.epoch, pull.track, oldest))
 
     def _send(self, identity: bytes, message: Control) -> bool:
         try:

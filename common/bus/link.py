@@ -1,14 +1,16 @@
-"""The connections of this edge to one origin: a SUB for what it publishes, a DEALER for questions.
+"""The connections to one upstream node: a SUB for what it publishes, a DEALER for questions.
 
-Silence is noticed here: an origin sends a heartbeat every 250 ms. One that has not been heard for
-three of them is knocked at; once it opens, it is connected to anew and asked for what was missed,
-unless the old connection was faster.
+An upstream is an origin, a relay, or an edge; an edge publishes nothing and has only the DEALER.
+Silence is noticed here: whoever publishes sends a heartbeat every 250 ms. One that has not been
+heard for three of them is knocked at; once it opens, it is connected to anew and asked for what was
+missed, unless the old connection was faster. A connection that breaks is noticed at once.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from common import __version__
 from common.bus.knock import Knocker
@@ -59,7 +61,7 @@ Message = Media | CatalogChange | Heartbeat | Joined | Absent | Records | Gone
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where an origin is."""
+    """Where an upstream is; ``bus`` is empty if it publishes nothing."""
 
     bus: str
     control: str
@@ -69,11 +71,11 @@ class Endpoints:
     @classmethod
     def of(cls, endpoints: Mapping[str, str]) -> "Endpoints":
         """Take them from an entry of the registry."""
-        return cls(endpoints["bus"], endpoints["control"], endpoints.get("curve", ""))
+        return cls(endpoints.get("bus", ""), endpoints["control"], endpoints.get("curve", ""))
 
 
 class Link:
-    """One origin as this edge sees it, in the running event loop."""
+    """One upstream as this node sees it, in the running event loop."""
 
     def __init__(
         self,
@@ -81,45 +83,59 @@ class Link:
         endpoints: Endpoints,
         node: str,
         *,
-        deliver: Callable[[Message], None],
-        renewed: Callable[[], None],
+        deliver: Callable[["Link", Message, list[bytes]], None],
+        renewed: Callable[["Link"], None],
+        broken: Callable[["Link"], None],
         settled: Callable[[], None],
         now_us: Callable[[], int],
         guard: Guard = PLAIN,
     ) -> None:
         """Connect, as ``guard`` says.
 
-        ``deliver`` gets every message about a stream; ``renewed`` is called when the way to the
-        origin is a new one; ``settled`` after each burst of messages.
+        ``deliver`` gets every message about a stream, and of those from the bus the frames that it
+        came in; ``renewed`` is called when the way to the upstream is a new one, ``broken`` when
+        the connection to its bus is lost; ``settled`` after each burst of messages.
 
         Raises:
-            AccessDenied: If the way to the origin would have to be encrypted, and is not.
+            AccessDenied: If the way to the upstream would have to be encrypted, and is not.
         """
         self._guard = guard
         self.endpoints = endpoints
         self._node = node
         self._deliver = deliver
         self._renewed = renewed
+        self._lost = broken
         self._now = now_us
         self._log = Limited(Log("common.bus.link", peer=endpoints.bus), seconds=10)
-        self._bus = self._connect(context, zmq.SUB, endpoints.bus)
-        self._control = self._connect(context, zmq.DEALER, endpoints.control)
-        self._bus.setsockopt(zmq.SUBSCRIBE, NODE_TOPIC)
         now = now_us()
         self._heard_us = self._answered_us = now
         self._ping_due_us = now + PING_US
         self._round_trip_us = 0
         self._asked = False
-        """Whether what was missed has been asked for since the origin fell silent."""
+        """Whether what was missed has been asked for since the upstream fell silent."""
         self._knocker = Knocker(self._open, now_us)
-        self._bus_pump = Pump(self._bus, receive_frames, self._on_bus, settled)
+        self.cut = False
+        """Whether the connection to the bus is known to be broken."""
+        self._bus: zmq.Socket[bytes] | None = None
+        self._settled = settled
+        self._control = context.socket(zmq.DEALER)
+        self._connect(self._control, endpoints.control)
         self._control_pump = Pump(self._control, receive_frames, self._on_control, settled)
+        if endpoints.bus:
+            self._listen(context, endpoints.bus)
         self._greet()
 
-    def _connect(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", kind: int, endpoint: str
-    ) -> "zmq.Socket[bytes]":
-        socket = context.socket(kind)
+    def _listen(self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> None:
+        self._bus = context.socket(zmq.SUB)
+        events = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
+        self._watch = self._bus.get_monitor_socket(events)
+        self._connect(self._bus, endpoint)
+        self._bus.setsockopt(zmq.SUBSCRIBE, NODE_TOPIC)
+        self._bus_pump = Pump(self._bus, receive_frames, self._on_bus, self._settled)
+        self._watch_pump = Pump(self._watch, receive_frames, self._on_event, self._settled)
+
+    def _connect(self, socket: "zmq.Socket[bytes]", endpoint: str) -> None:
+        kind = socket.getsockopt(zmq.TYPE)
         harden(socket)
         options = {
             # 0 on a SUB, or libzmq silently forgets subscriptions beyond the limit.
@@ -140,22 +156,29 @@ class Link:
         except BaseException:
             socket.close(0)
             raise
-        return socket
+
+    def alive(self, now: int) -> bool:
+        """Return whether the upstream has been heard lately, or may yet be."""
+        if self._bus is None:
+            return now - self._answered_us <= CONTROL_SILENCE_US
+        return not self.cut and not self.silent
 
     def subscribe(self, stream: str) -> None:
         """Take everything that is published about ``stream``."""
-        for kind in STREAM_KINDS:
-            self._bus.setsockopt(zmq.SUBSCRIBE, topic(kind, stream))
-        self._bus_pump.poke()
+        if self._bus is not None:
+            for kind in STREAM_KINDS:
+                self._bus.setsockopt(zmq.SUBSCRIBE, topic(kind, stream))
+            self._bus_pump.poke()
 
     def unsubscribe(self, stream: str) -> None:
         """Take nothing about ``stream`` any more."""
-        for kind in STREAM_KINDS:
-            self._bus.setsockopt(zmq.UNSUBSCRIBE, topic(kind, stream))
-        self._bus_pump.poke()
+        if self._bus is not None:
+            for kind in STREAM_KINDS:
+                self._bus.setsockopt(zmq.UNSUBSCRIBE, topic(kind, stream))
+            self._bus_pump.poke()
 
     def send(self, message: Control) -> bool:
-        """Ask the origin something; return whether the question could be queued."""
+        """Ask the upstream something; return whether the question could be queued."""
         try:
             self._control.send_multipart(encode_control(message), zmq.NOBLOCK)
         except zmq.Again:
@@ -166,7 +189,9 @@ class Link:
 
     @property
     def silent(self) -> bool:
-        """Whether the origin publishes nothing at all: it is dead, or the way to it is."""
+        """Whether the upstream publishes nothing at all: it is dead, or the way to it is."""
+        if self._bus is None:
+            return False
         patience = SILENCE_US + SILENT_TRIPS * self._round_trip_us
         return self._now() - self._heard_us > patience
 
@@ -177,10 +202,10 @@ class Link:
             self._ping_due_us = now + PING_US
             self.send(Ping(now))
         if self.silent:
-            self._log.warning("origin silent", self.endpoints.bus)
+            self._log.warning("upstream silent", self.endpoints.bus)
             self._knocker.tick(self.endpoints.bus, now)
         elif now - self._answered_us > CONTROL_SILENCE_US:
-            self._log.warning("origin does not answer", self.endpoints.control)
+            self._log.warning("upstream does not answer", self.endpoints.control)
             self._knocker.tick(self.endpoints.control, now)
 
     def _open(self, round_trip_us: int) -> None:
@@ -190,18 +215,20 @@ class Link:
             return
         self._round_trip_us = round_trip_us
         metrics.BUS_RECONNECTS.inc()
-        if bus_silent:
+        if bus_silent and self._bus is not None:
             _again(self._bus, self.endpoints.bus)
             self._bus_pump.poke()
         _again(self._control, self.endpoints.control)
         self._greet()
         self._asked = True
-        self._renewed()  # the questions wait for the connection, and leave with its first packets
+        self._renewed(
+            self
+        )  # the questions wait for the connection, and leave with its first packets
 
     def _recovered(self) -> None:
         """Ask for what was missed, unless that was done when the connection was made anew."""
         if not self._asked:
-            self._renewed()
+            self._renewed(self)
         self._asked = False
 
     def _greet(self) -> None:
@@ -218,7 +245,19 @@ class Link:
             metrics.BUS_DROPS.labels("malformed").inc()
             return
         if not isinstance(message, NodeHeartbeat):
-            self._deliver(message)
+            self._deliver(self, message, frames)
+
+    def _on_event(self, frames: list[bytes]) -> None:
+        """Notice that the connection to the bus was lost, or is there again."""
+        cut = parse_monitor_message(frames)["event"] == zmq.EVENT_DISCONNECTED
+        if cut == self.cut:
+            return
+        self.cut = cut
+        if cut:
+            self._lost(self)
+        else:
+            self._heard_us = self._now()
+            self._recovered()
 
     def _on_control(self, frames: list[bytes]) -> None:
         now = self._now()
@@ -233,7 +272,7 @@ class Link:
             return
         match message:
             case Joined() | Absent() | Records() | Gone():
-                self._deliver(message)
+                self._deliver(self, message, [])
             case Pong(sent_us):
                 self._measure(max(0, now - sent_us))
                 if self.silent:
@@ -252,10 +291,14 @@ class Link:
     def close(self) -> None:
         """Disconnect."""
         self._knocker.close()
-        self._bus_pump.close()
         self._control_pump.close()
-        self._bus.close(0)
         self._control.close(0)
+        if self._bus is not None:
+            self._bus_pump.close()
+            self._watch_pump.close()
+            self._bus.disable_monitor()
+            self._watch.close(0)
+            self._bus.close(0)
 
 
 def _again(socket: "zmq.Socket[bytes]", endpoint: str) -> None:

@@ -71,7 +71,7 @@ class Shelf:
         self.moved = False
         """Set when readers have something to look at; the owner clears it."""
         self._store = store
-        self._tally = tally
+        self.tally = tally
         self._wall_us = wall_us
         self._writer: StreamWriter | None = None
         self._reader: StreamReader | None = None
@@ -181,27 +181,40 @@ class Shelf:
         try:
             writer.append(track, record, payload)
         except StoreFull:
-            self._tally.dropped["store_full"] += 1
+            self.tally.dropped["store_full"] += 1
             return False
         self._newest[track] = record
         self.moved = True
         if type(instruction) is Lost:
-            self._tally.lost[instruction.reason] += 1
+            self.tally.lost[instruction.reason] += 1
         elif type(instruction) is Commit and instruction.source == LIVE:
-            self._tally.delay(record.capture_us, self._wall_us())
+            self.tally.delay(record.capture_us, self._wall_us())
         return True
 
-    def insert(self, track: int, items: Sequence[Item]) -> bool:
-        """Store records of the past; return whether there was room."""
+    def insert(self, track: int, items: Sequence[Item], source: str) -> bool:
+        """Store records of the past, had from ``source``; return whether there was room."""
         assert self._writer is not None
         try:
             stored = self._writer.insert(track, [(item.record, item.payload) for item in items])
         except StoreFull:
-            self._tally.dropped["store_full"] += 1
+            self.tally.dropped["store_full"] += 1
             return False
-        self._tally.backfilled += stored
+        self.tally.backfilled[source] += stored
         self.moved = self.moved or stored > 0
         return True
+
+    def record(self, track: int, seq: int) -> Record | None:
+        """Return a record that is held."""
+        if self._writer is None:
+            return None
+        try:
+            return self._read().track(track).record(seq)
+        except PageGone:
+            return None
+
+    def pages(self) -> StreamReader | None:
+        """Return the pages of the newest epoch; None if nothing is held."""
+        return self._read() if self._writer is not None else None
 
     def held(self, track: int) -> Held | None:
         """Return what is held of a track; ``None`` if nothing is."""
@@ -272,7 +285,7 @@ class Shelf:
         try:
             self._store.open(self.stream, epoch).remove()
         except (StoreFull, StreamBusy):
-            self._tally.dropped["store_full"] += 1
+            self.tally.dropped["store_full"] += 1
 
     def wipe(self) -> None:
         """Delete what is held of the newest epoch."""

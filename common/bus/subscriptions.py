@@ -7,7 +7,7 @@ from enum import Enum, auto
 
 from common.errors import FormatError
 from common.runtime.connections import Sender
-from common.wire.messages import parse_topic
+from common.wire.messages import MEDIA, parse_topic
 
 MAX_TOPICS_PER_PEER = 16_384
 """Topics of one connection: three a stream, and one of the node."""
@@ -62,6 +62,11 @@ class Subscriptions:
     def topics(self) -> int:
         """How many topics somebody has subscribed to."""
         return len(self._counts)
+
+    def streams(self) -> set[str]:
+        """Return the streams whose media somebody has subscribed to."""
+        found = (parse_topic(topic) for topic in self._counts)
+        return {stream for kind, stream in found if kind == MEDIA}
 
     def subscribe(self, sender: Sender, topic: bytes) -> Verdict:
         """Take a subscription."""

@@ -15,8 +15,11 @@ class Tally:
 
     received: int = 0
     received_bytes: int = 0
-    repaired: int = 0
-    backfilled: int = 0
+    merged: int = 0
+    """Records that another path had brought already."""
+    repaired: Counter[str] = field(default_factory=Counter)
+    """By the kind of node that had them."""
+    backfilled: Counter[str] = field(default_factory=Counter)
     gaps: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -32,8 +35,11 @@ class Tally:
         """Move everything into the process's metrics."""
         metrics.RECORDS_RECEIVED.labels(stream).inc(self.received)
         metrics.RECEIVED_BYTES.labels(stream).inc(self.received_bytes)
-        metrics.RECORDS_REPAIRED.labels(stream).inc(self.repaired)
-        metrics.RECORDS_BACKFILLED.labels(stream).inc(self.backfilled)
+        metrics.RECORDS_MERGED.labels(stream).inc(self.merged)
+        for kind, count in self.repaired.items():
+            metrics.RECORDS_REPAIRED.labels(stream, kind).inc(count)
+        for kind, count in self.backfilled.items():
+            metrics.RECORDS_BACKFILLED.labels(stream, kind).inc(count)
         metrics.GAPS.labels(stream).inc(self.gaps)
         for reason, count in self.lost.items():
             metrics.RECORDS_LOST.labels(stream, reason).inc(count)
@@ -42,7 +48,9 @@ class Tally:
         histogram = metrics.CAPTURE_TO_EDGE.labels(stream)
         for seconds in self.delays:
             histogram.observe(seconds)
-        self.received = self.received_bytes = self.repaired = self.backfilled = self.gaps = 0
+        self.received = self.received_bytes = self.merged = self.gaps = 0
+        self.repaired.clear()
+        self.backfilled.clear()
         self.lost.clear()
         self.dropped.clear()
         self.delays.clear()

@@ -1,4 +1,4 @@
-"""The one command: ``headwater origin|edge|balancer|solo|demo|...``.
+"""The one command: ``headwater origin|edge|relay|balancer|solo|demo|...``.
 
 A role is named by its module and imported only when it is started, so that ``common`` depends on
 no role and a balancer never loads FFmpeg. Exit codes: 0 stopped on request, 2 configuration,
@@ -28,6 +28,7 @@ T = TypeVar("T")
 ROLES = {
     "origin": "ingest live streams and broadcast them to the edges",
     "edge": "serve viewers",
+    "relay": "take streams in for a datacenter and send them on to its edges",
     "balancer": "redirect viewers to the least loaded edge",
 }
 

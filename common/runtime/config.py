@@ -134,6 +134,10 @@ class StreamSettings(Settings, frozen=True):
     segment_max: Duration = Duration(6)
     """Greatest duration of a segment; a longer GOP is cut where there is no keyframe."""
 
+    paths: int = 0
+    """Upstreams that a node takes the stream from at the same time; 0: as the node's own settings
+    say. With 2, the failure of one is not seen."""
+
     part: Duration = Duration(0.2)
     """Duration of the parts of low-latency HLS."""
 

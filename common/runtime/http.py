@@ -3,12 +3,13 @@
 The deadlines and caps here are the ones that SECURITY.md lists.
 """
 
+import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
 
-from common.errors import HeadwaterError, NodeUnavailable, StreamNotFound
+from common.errors import AccessDenied, HeadwaterError, NodeUnavailable, StreamNotFound
 from common.runtime.logs import Log
 
 log = Log("http")
@@ -35,6 +36,18 @@ CORS = {
 """Any page may play what it may fetch; without credentials, so no cookie is ever sent."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def own_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse requests that name this machine by a name that is not its own."""
+    host = request.url.host or ""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if host != "localhost":
+            raise AccessDenied(f"the admin port answers to its address, not to {host!r}") from None
+    return await handler(request)
 
 
 @web.middleware

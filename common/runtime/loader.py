@@ -21,10 +21,10 @@ from common.runtime.units import Duration, Size
 
 T = TypeVar("T")
 
-SECTIONS = ("node", "log", "origin", "edge", "balancer", "streams")
+SECTIONS = ("node", "log", "origin", "edge", "relay", "balancer", "streams")
 """The sections of a configuration file."""
 
-ROLES = ("origin", "edge", "balancer")
+ROLES = ("origin", "edge", "relay", "balancer")
 
 PREFIX = "HEADWATER_"
 MAX_FILE = 4 * 1024 * 1024

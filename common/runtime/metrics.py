@@ -70,8 +70,21 @@ RECORDS_RESENT = _counter("records_resent", "Records sent again: join, repair.",
 # Bus, receiving side.
 RECORDS_RECEIVED = _counter("records_received", "Records received live.", "stream")
 RECEIVED_BYTES = _counter("received_bytes", "Payload bytes received.", "stream")
-RECORDS_REPAIRED = _counter("records_repaired", "Missing records that repair brought.", "stream")
-RECORDS_BACKFILLED = _counter("records_backfilled", "Older records fetched at a join.", "stream")
+RECORDS_MERGED = _counter("records_merged", "Records that came again, over another path.", "stream")
+RECORDS_RELAYED = _counter("records_relayed", "Records that a relay passed on.", "stream")
+PATHS = _gauge("stream_paths", "Upstreams that a stream comes from now.", "stream")
+RECORDS_REPAIRED = _counter(
+    "records_repaired",
+    "Missing records that repair brought; reason: the owner, a standby, a relay or an edge had it.",
+    "stream",
+    "reason",
+)
+RECORDS_BACKFILLED = _counter(
+    "records_backfilled",
+    "Older records fetched at a join; reason: who had them.",
+    "stream",
+    "reason",
+)
 GAPS = _counter("bus_gaps", "Gaps seen in the numbering.", "stream")
 RECORDS_LOST = _counter("records_lost", "Records written down as lost.", "stream", "reason")
 BUS_DROPS = _counter("bus_messages_dropped", "Messages of the bus not used.", "reason")

@@ -6,7 +6,9 @@ stay silent for ever. :class:`Pump` does that.
 """
 
 import asyncio
+import os
 import random
+import socket as sockets
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -127,6 +129,15 @@ def bind(socket: "zmq.Socket[bytes]", address: str, setting: str = "address") ->
     owner = holder(port) if port else ""
     held = f", held by {owner}" if owner else ""
     raise ListenError(f"cannot listen on {address}: {failed}{held}; choose another with {setting}")
+
+
+def adopt(socket: "zmq.Socket[bytes]", listener: sockets.socket) -> int:
+    """Accept on a TCP socket that listens already, and stays open; return its port."""
+    host, port = listener.getsockname()[:2]
+    socket.setsockopt(zmq.USE_FD, os.dup(listener.fileno()))
+    host = f"[{host}]" if ":" in host else host
+    socket.bind(f"tcp://{host}:{port}")
+    return int(port)
 
 
 def _candidates(port: int) -> list[int]:

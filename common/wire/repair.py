@@ -25,6 +25,7 @@ MAX_TRACKS = 65
 
 LIVE = "live"
 PULLED = "pulled"
+"""From somebody who was asked; who that is may stand there instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Commit(NamedTuple):
     record: Record
     payload: bytes
     source: str
-    """``live`` or ``pulled``."""
+    """``live``, or what kind of node it was pulled from."""
 
 
 class Lost(NamedTuple):
@@ -99,6 +100,7 @@ class StreamRepair:
         self._budget = Pending(limits.pending_bytes)
         self.joined = False
         """Whether the sender has told its positions; before that, nothing is pulled."""
+        self.skew_us = limits.skew_us
         self.gaps = 0
         self.duplicates = 0
         for track, head in (heads or {}).items():
@@ -140,11 +142,19 @@ class StreamRepair:
                 gaps.begin(0, now)
                 self._drain(track, gaps)
 
-    def receive(self, item: Item, now: int, source: str = LIVE) -> None:
-        """Take a record in, from whatever path."""
+    def receive(self, item: Item, now: int, source: str = LIVE, hopeful: bool = False) -> None:
+        """Take a record in, from whatever path.
+
+        While one is ``hopeful`` that somebody else has what the sender says it has lost, that
+        record counts as missing.
+        """
         track, record, payload = item
         gaps = self._track(track)
         if gaps is None:
+            return
+        if hopeful and record.flags & Flag.LOST:
+            gaps.notice(record.seq + 1, now)
+            self.duplicates += 1
             return
         if gaps.next is None and self.joined:
             gaps.begin(0, now)  # it began after we joined
@@ -152,7 +162,7 @@ class StreamRepair:
         if seq == gaps.next:
             self._out.append(_instruction(track, record, payload, source))
             gaps.committed(record)
-            if source == PULLED:
+            if source != LIVE:
                 gaps.progress_us = now
             if seq >= gaps.head:
                 gaps.head = seq + 1
@@ -194,16 +204,30 @@ class StreamRepair:
         gaps.want = None
         self._skip(track, gaps, min(oldest, gaps.head), "gone")
 
+    def refused(self, track: int) -> None:
+        """Learn that the one who was asked has not got it: the next may be asked at once."""
+        gaps = self._tracks.get(track)
+        if gaps is not None:
+            gaps.want = None
+
     def requests(self, now: int) -> list[tuple[int, int, int]]:
         """Return the runs (track, first, stop) to pull now, at most one a track."""
         if not self.joined:
             return []
         found = []
         for track, gaps in self._tracks.items():
-            run = gaps.due(now, self._limits.retry_us, self._limits.skew_us)
+            run = gaps.due(now, self._limits.retry_us, self.skew_us)
             if run is not None:
                 found.append((track, *run))
         return found
+
+    def urgency(self, track: int, now: int) -> tuple[int, bool]:
+        """Return how often a run of :meth:`requests` was pulled already, and whether half of the
+        time for it is over.
+        """
+        gaps = self._tracks[track]
+        attempt = gaps.want.attempt + 1 if gaps.want else 0
+        return attempt, gaps.expired(now, self._limits.deadline_us // 2) is not None
 
     def asked(self, track: int, first: int, stop: int, now: int) -> None:
         """Note that a run of :meth:`requests` was pulled."""

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("common", "origin", "edge", "balancer")
+PACKAGES = ("common", "origin", "edge", "balancer", "relay")
 EVERYTHING = (*PACKAGES, "tests", "bench")
 
 

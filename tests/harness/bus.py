@@ -1,21 +1,47 @@
 """A stream to put on the bus: pages with made-up frames, and how to compare two page folders."""
 
 import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from common.bus.upstream import Place, Ways, ways
 from common.media.codec import Codec
 from common.media.track import INDEX_TRACK, Track
+from common.runtime.registry import Owner
 from common.track.catalog import Catalog
 from common.track.index import Closed, Opened, Piece, Row, encode_row
 from common.track.limits import Limits
 from common.track.record import Flag, Record
 from common.track.store import StreamReader, StreamWriter
+from common.wire.control import Control
 from common.wire.media import Item
 
 VIDEO, AUDIO = 1, 2
 START_US = 10_000_000
 FPS = 25
 GOP = 25
+
+
+@dataclass(eq=False)
+class Asked:
+    """A node that can be asked; what it is asked goes to ``ask``."""
+
+    ask: Callable[[Control], bool]
+    kind: str = "owner"
+    node: str = "origin"
+
+    def send(self, message: Control) -> bool:
+        return self.ask(message)
+
+
+def found_by(owner: Callable[[str], Awaitable[Owner | None]]) -> Callable[[str], Awaitable[Ways]]:
+    """Return a way to find streams at their owners alone."""
+
+    async def find(stream: str) -> Ways:
+        return ways(Place("edge"), stream, await owner(stream), [], [])
+
+    return find
 
 
 def catalog(stream: str = "live", epoch: int = 1000, term: int = 2000) -> Catalog:

@@ -119,6 +119,7 @@ class Site:
         ports = {
             "origin": ("rtmp", "http", "bus", "control"),
             "edge": ("http", "admin", "gossip"),
+            "relay": ("bus", "control", "admin"),
             "balancer": ("http",),
         }[role]
         host = space.address if space else "127.0.0.1"

@@ -27,7 +27,7 @@ from common.wire.control import Control, Join, Joined, Pull, decode_control, enc
 from common.wire.media import Item
 from common.wire.messages import Heartbeat, Media
 from common.wire.repair import RepairLimits
-from tests.harness.bus import AUDIO, VIDEO, Source, catalog, content
+from tests.harness.bus import AUDIO, VIDEO, Asked, Source, catalog, content
 
 FRAME_US = 40_000
 MS = 1000
@@ -82,14 +82,15 @@ class World:
         self.receiver = self.start()
 
     def start(self) -> Receiver:
-        return Receiver(
+        made = Receiver(
             "live",
             Pages(self._folder, Board.create(self._folder), Limits()),
-            self.ask,
             TokenBucket(20_000_000, 1_000_000, self.now),
             limits=self.limits,
             wall_us=lambda: self.now,
         )
+        made.sources.use([Asked(self.ask)], [])
+        return made
 
     def restart(self) -> None:
         self.lost += self.receiver.tally.lost.total()

@@ -9,7 +9,7 @@ import pytest
 from common.runtime import http, listen
 from common.runtime.embedded import EmbeddedRegistry
 from common.runtime.registry import NodeEntry
-from edge.api import Api, own_host
+from edge.api import Api
 from edge.around import Around
 from edge.draining import Drain
 from edge.supervisor import Child, Supervisor
@@ -28,7 +28,7 @@ def api(tmp_path: Path) -> Api:
 @contextlib.asynccontextmanager
 async def site(api: Api) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
     app = http.application(api.routes())
-    app.middlewares.append(own_host)
+    app.middlewares.append(http.own_host)
     listener = listen.bind("127.0.0.1:0")
     runner = await http.serve(app, listener)
     async with aiohttp.ClientSession() as client:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from common.bus import intake
+from common.bus.intake import Intake
 from common.bus.pages import Pages
 from common.errors import ConfigError
 from common.runtime.config import StreamSettings
@@ -15,10 +17,9 @@ from common.runtime.units import Size
 from common.track.board import Board
 from common.track.limits import DEFAULT_STREAM_BYTES, Limits
 from common.track.store import StreamWriter
-from edge import child, worker
+from edge import child
 from edge.config import Config
-from edge.worker import Worker
-from tests.harness.bus import Source, catalog
+from tests.harness.bus import Source, catalog, found_by
 
 
 @dataclass
@@ -28,15 +29,18 @@ class Rig:
     owners: dict[str, Owner] = field(default_factory=dict)
     now: int = 1_000_000
 
-    def make(self) -> Worker:
-        return Worker(
+    def make(self) -> Intake:
+        return Intake(
             node="edge",
             pages=Pages(self.root, Board.create(self.root), Limits()),
-            find_owner=self.owner,
-            tell=self.said.append,
-            ring=lambda: None,
+            find=found_by(self.owner),
+            tell=self.told,
+            settled=lambda _streams, _moved: None,
             linger=5,
         )
+
+    def told(self, stream: str, state: str, epoch: int) -> None:
+        self.said.append({"stream": stream, "state": state, "epoch": epoch})
 
     async def owner(self, stream: str) -> Owner | None:
         return self.owners.get(stream)
@@ -49,7 +53,7 @@ class Rig:
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     made = Rig(tmp_path)
-    monkeypatch.setattr(worker, "now_us", lambda: made.now)
+    monkeypatch.setattr(intake, "now_us", lambda: made.now)
     return made
 
 
@@ -61,7 +65,7 @@ async def test_streams_of_one_origin_share_a_link_and_the_last_one_takes_it_alon
     rig.own("b", 10_001)
     rig.own("c", 10_003)
     made.want(["a", "b", "c", "nobodys"])
-    await made.follow_owners()
+    await made.follow()
     assert len(made._links) == 2
     made.want(["a"])
     rig.now += 5_000_001
@@ -89,7 +93,7 @@ async def test_states_are_told_once(rig: Rig) -> None:
     made.want(["a"])
     made.want(["a"])
     made.tick()
-    assert rig.said == [{"t": "state", "stream": "a", "state": "joining", "epoch": 0}]
+    assert rig.said == [{"stream": "a", "state": "joining", "epoch": 0}]
     made.close()
 
 
@@ -101,7 +105,7 @@ async def test_pages_that_are_here_are_told_at_once_and_go_if_nobody_wants_them(
     source.writer.close()
     made = rig.make()
     made.adopt()
-    assert rig.said == [{"t": "state", "stream": "live", "state": "live", "epoch": 1000}]
+    assert rig.said == [{"stream": "live", "state": "live", "epoch": 1000}]
     rig.now += 5_000_001
     made.tick()
     assert rig.said[-1]["state"] == "absent"
@@ -127,7 +131,7 @@ async def test_of_several_epochs_the_newest_goes_on(rig: Rig) -> None:
         source.writer.close()
     made = rig.make()
     made.adopt()
-    assert rig.said == [{"t": "state", "stream": "live", "state": "live", "epoch": 1001}]
+    assert rig.said == [{"stream": "live", "state": "live", "epoch": 1001}]
     assert len(StreamWriter.existing(rig.root)) == 2
     made.close()
 
@@ -149,11 +153,11 @@ async def test_a_stream_without_an_owner_for_a_minute_has_ended(rig: Rig) -> Non
     made.adopt()
     made.want(["live"])
     rig.now += 59_000_000
-    await made.follow_owners()
+    await made.follow()
     made.tick()
     assert rig.said[-1]["state"] == "live"
     rig.now += 2_000_000
-    await made.follow_owners()
+    await made.follow()
     made.tick()
     assert rig.said[-1]["state"] == "ended"
     made.close()
