@@ -9,6 +9,7 @@ import msgspec
 
 from common.errors import ConfigError
 from common.names import base_name
+from common.runtime.consul_settings import ConsulSettings
 from common.runtime.loader import SECTIONS, Settings, build, dump, load
 from common.runtime.units import Duration, Size
 
@@ -72,6 +73,9 @@ class NodeSettings(Settings, frozen=True):
     ``auto``: unless all of them listen on loopback. ``curve``: always. ``none``: never; then
     everybody who reaches their ports can take every stream, so keep them on a network of their
     own."""
+
+    consul: ConsulSettings = msgspec.field(default_factory=ConsulSettings)
+    """The Consul that keeps the registry of several machines."""
 
     def __post_init__(self) -> None:
         """Fill the folders that were not set."""

@@ -98,11 +98,15 @@ def _section(name: str, schema: type[Settings]) -> list[str]:
     parts = [f"## `[{name}]`", what[:1].upper() + what[1:]]
     hints = typing.get_type_hints(schema)
     words = docstrings(schema)
+    inner = []
     for field in msgspec.structs.fields(schema):
+        if isinstance(hints[field.name], type) and issubclass(hints[field.name], Settings):
+            inner += _section(f"{name}.{field.name}", hints[field.name])
+            continue
         default = "" if _default(field) is None else f", default `{_default(field)}`"
         parts.append(f"### `{field.name}`\n\n{_type(hints[field.name])}{default}")
         parts.append(words.get(field.name, "").replace("``", "`"))
-    return [part for part in parts if part]
+    return [part for part in [*parts, *inner] if part]
 
 
 def _type(hint: Any) -> str:

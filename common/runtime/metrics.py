@@ -50,6 +50,10 @@ def _histogram(name: str, text: str, *labels: str) -> Histogram:
     return Histogram(f"headwater_{name}", text, labels, registry=REGISTRY, buckets=LATENCY_BUCKETS)
 
 
+# The registry.
+REGISTRY_UP = _gauge("registry_up", "1 while the registry answers; media does not depend on it.")
+REGISTRY_FAILURES = _counter("registry_failures", "Questions to it without answer.", "reason")
+
 # Origin: what comes in and goes to the bus.
 FRAMES_INGESTED = _counter("frames_ingested", "Frames taken in.", "stream", "kind")
 INGEST_BYTES = _counter("ingest_bytes", "Payload bytes taken in.", "stream", "kind")

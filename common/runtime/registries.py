@@ -11,8 +11,18 @@ from common.runtime.registry import NodeEntry, Registry
 
 @contextlib.asynccontextmanager
 async def open_registry(node: NodeSettings) -> AsyncIterator[Registry]:
-    """Use the registry that the settings of a node name, for the time of a block."""
-    yield EmbeddedRegistry(node.registry)
+    """Use the registry that the settings of a node name, for the time of a block.
+
+    Raises:
+        ConfigError: If the settings of Consul are no good.
+    """
+    if not node.consul.address:
+        yield EmbeddedRegistry(node.registry)
+        return
+    from common.runtime.consul_registry import open_consul  # a slow import, and not for everybody
+
+    async with open_consul(node.consul, Path(node.run) / "consul") as registry:
+        yield registry
 
 
 def node_entry(

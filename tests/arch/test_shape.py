@@ -24,7 +24,12 @@ NESTING = (
     *(ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith, ast.Try, ast.TryStar),
     ast.Match,
 )
-NAMES = {"yaml": "pyyaml", "prometheus_client": "prometheus-client", "zmq": "pyzmq"}
+NAMES = {
+    "consul": "py-consul",
+    "prometheus_client": "prometheus-client",
+    "yaml": "pyyaml",
+    "zmq": "pyzmq",
+}
 """Modules whose distribution is called differently."""
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import av
 
-from tests.harness.netns import Space
-
 FFMPEG = ["ffmpeg", "-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
 
 
@@ -43,10 +41,9 @@ def clip(path: Path, seconds: int, *video: str, size: str = "640x360") -> Path:
     return path
 
 
-def push(path: Path, url: str, space: Space | None = None) -> "subprocess.Popen[bytes]":
+def push(path: Path, url: str) -> "subprocess.Popen[bytes]":
     """Start ffmpeg pushing a file in real time, its coded bytes untouched."""
-    command = [*FFMPEG, "-re", "-i", str(path), "-c", "copy", "-f", "flv", url]
-    return subprocess.Popen(space.command(command) if space else command)
+    return subprocess.Popen([*FFMPEG, "-re", "-i", str(path), "-c", "copy", "-f", "flv", url])
 
 
 PUSH_BY_PYAV = """
