@@ -1,73 +1,125 @@
-"""What the balancer knows about the edges: their gossip, and what it has sent them since.
+"""What the balancer knows about nodes: registration, gossip, and what it has sent them since.
 
 Sans-IO: the clock is a parameter, reports are handed in. A redirect is written into the ledger
-until a report of the edge is young enough to contain the viewer, so that a burst of viewers
-between two reports does not all go to one edge.
+until a report of the node is young enough to contain the viewer, so that a burst of viewers
+between two reports does not all go to one node.
 """
 
 from collections import deque
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from balancer.policy import EdgeState
+from balancer.places import NOWHERE, Place
+from balancer.policy import NodeState
 from common.wire.gossip import Gossip
 
 REPORT_WINDOW = 1.0
-"""Seconds over which an edge averages the bandwidth it reports."""
+"""Seconds over which a node averages the bandwidth it reports."""
 
 START_DELAY = 1.0
 """Seconds a redirected viewer may take until its bytes flow."""
 
 FORGET_AFTER = 30.0
-"""Seconds without gossip and without a registration after which an edge is forgotten."""
+"""Seconds without gossip and without a registration after which a node is forgotten."""
+
+UNREGISTERED = 600.0
+"""Seconds for which gossip alone is enough, once the registry does not list a node any more."""
+
+SUSPECT = 2.0
+"""Seconds for which a node counts as worse after a viewer said that it failed."""
 
 DEFAULT_BITS = 1_000_000.0
 """Bits a second one viewer is expected to take while nothing better is known."""
 
-BITS_SMOOTHING = 0.1
+SMOOTHING = 0.1
+"""Weight of a new report in what a viewer of a stream is expected to take."""
+
+MAX_PENDING = 100_000
+"""Redirects that the ledger of a node holds; more are not told apart from these."""
 
 
 @dataclass(frozen=True, slots=True)
-class Redirect:
-    """One viewer on its way to an edge."""
-
-    time: float
-    bits: float
-
-
-@dataclass(slots=True)
-class Edge:
-    """One edge: its registration, its last report, and what is on its way to it."""
+class Registration:
+    """What the registry says of a node."""
 
     node: str
     url: str
-    bandwidth_capacity: float
-    session_capacity: int
+    bandwidth: float
+    """Bits a second it can carry."""
+
+    sessions: float
+    place: Place = NOWHERE
+    tags: frozenset[str] = frozenset()
+    protocols: frozenset[str] = frozenset()
+    endpoints: dict[str, str] = field(default_factory=dict)
+    draining: bool = False
+
+
+@dataclass(slots=True)
+class Node:
+    """One node: its registration, its last report, and what is on its way to it."""
+
+    registration: Registration
+    state: NodeState
+    confirmed: float
+    """When the registry last listed it."""
+
     report: Gossip | None = None
-    heard: float = float("-inf")
-    first_heard: float = float("-inf")
-    pending: deque[Redirect] = field(default_factory=deque)
+    pending: deque[tuple[float, float]] = field(default_factory=deque)
+    """Time and expected bits a second of each redirect that is not in a report yet."""
 
 
 class NodeTable:
-    """All edges by name. Times are seconds of one monotonic clock, given by the caller."""
+    """All nodes of a role by name. Times are seconds of one monotonic clock, given by the caller.
 
-    def __init__(self) -> None:
-        self.edges: dict[str, Edge] = {}
+    ``carriers`` names the nodes that carry each stream, ``version`` changes whenever a node comes,
+    goes, or registers anew.
+    """
+
+    def __init__(self, settle: float = REPORT_WINDOW / 2 + START_DELAY) -> None:
+        """``settle``: age in seconds from which a redirect is expected to be in a report."""
+        self.nodes: dict[str, Node] = {}
+        self.carriers: dict[str, list[str]] = {}
+        self.protocols: frozenset[str] = frozenset()
+        self.version = 0
+        self._settle = settle
         self._bits = DEFAULT_BITS
+        self._bits_of: dict[str, float] = {}
 
-    def register(self, node: str, url: str, bandwidth: float, sessions: int) -> None:
-        """Add an edge, or change where it is and how much it can carry."""
-        edge = self.edges.get(node)
-        if edge is None:
-            self.edges[node] = Edge(node, url, bandwidth, sessions)
+    def register(self, given: Registration, now: float) -> None:
+        """Add a node, or change what the registry says of it."""
+        node = self.nodes.get(given.node)
+        if node is None:
+            state = NodeState(given.node, max(given.bandwidth, 1.0), max(given.sessions, 1.0))
+            node = self.nodes[given.node] = Node(given, state, now)
+        elif node.registration == given:
+            node.confirmed = now
             return
-        edge.url, edge.bandwidth_capacity, edge.session_capacity = url, bandwidth, sessions
+        node.registration, node.confirmed = given, now
+        state, report = node.state, node.report
+        state.bandwidth_capacity = max(given.bandwidth, 1.0)
+        state.session_capacity = max(given.sessions, 1.0)
+        state.place, state.tags, state.protocols = given.place, given.tags, given.protocols
+        state.draining = given.draining or (report is not None and report.draining)
+        self._changed()
 
-    def forget(self, registered: set[str], now: float) -> None:
-        """Drop edges that are neither registered nor heard of."""
-        for node in [*self.edges]:
-            if node not in registered and now - self.edges[node].heard > FORGET_AFTER:
-                del self.edges[node]
+    def forget(self, registered: Collection[str], now: float) -> list[str]:
+        """Drop nodes that are neither registered nor heard of, and return them.
+
+        Nodes that still gossip long after the registry has listed them are barred.
+        """
+        gone = []
+        for name, node in [*self.nodes.items()]:
+            if name in registered:
+                node.state.barred = ""
+            elif now - node.state.heard > FORGET_AFTER and now - node.confirmed > FORGET_AFTER:
+                self._carries(name, node.state.streams, ())
+                del self.nodes[name]
+                gone.append(name)
+                self._changed()
+            elif now - node.confirmed > UNREGISTERED:
+                node.state.barred = "not registered"
+        return gone
 
     def deliver(self, report: Gossip, now: float) -> bool:
         """Take in one report; return whether it was news.
@@ -75,46 +127,79 @@ class NodeTable:
         A report that is older than the one we have (reordered, or of an earlier boot) is ignored,
         and so is one of a node that never registered.
         """
-        edge = self.edges.get(report.node)
-        if edge is None:
+        node = self.nodes.get(report.node)
+        if node is None:
             return False
-        last = edge.report
+        state, last = node.state, node.report
         if last is not None and (report.boot, report.sequence) <= (last.boot, last.sequence):
             return False
         if last is None or report.boot != last.boot:
-            edge.first_heard = now
-        edge.report, edge.heard = report, now
-        settled = now - REPORT_WINDOW / 2 - START_DELAY
-        while edge.pending and edge.pending[0].time < settled:
-            edge.pending.popleft()
-        if report.sessions:
-            mean = report.bandwidth / report.sessions
-            self._bits += (mean - self._bits) * BITS_SMOOTHING
+            state.started = now
+        if last is None or report.streams != last.streams:
+            streams = frozenset(report.streams)
+            self._carries(report.node, state.streams, streams)
+            state.streams = streams
+        node.report, state.heard = report, now
+        state.bandwidth, state.sessions = report.bandwidth, report.sessions
+        state.cpu, state.memory = report.cpu, report.memory
+        state.draining = report.draining or node.registration.draining
+        self._settled(node, now - self._settle)
+        self._learn(report)
         return True
 
-    def redirected(self, node: str, now: float) -> None:
-        """Note that a viewer is on its way to ``node``."""
-        if node in self.edges:
-            self.edges[node].pending.append(Redirect(now, self._bits))
+    def redirected(self, name: str, stream: str, now: float) -> None:
+        """Note that a viewer of ``stream`` is on its way to a node."""
+        node = self.nodes.get(name)
+        if node is None or len(node.pending) >= MAX_PENDING:
+            return
+        bits = self.expected_bits(stream)
+        node.pending.append((now, bits))
+        node.state.pending_bandwidth += bits
+        node.state.pending_sessions += 1
 
-    def states(self, now: float) -> list[EdgeState]:
-        """Return what the policy decides on; edges never heard of count as silent."""
-        return [self._state(edge, now) for edge in self.edges.values()]
+    def failed(self, names: Iterable[str], now: float) -> None:
+        """Note that a viewer could not be served by these nodes."""
+        for name in names:
+            if name in self.nodes:
+                self.nodes[name].state.suspect_until = now + SUSPECT
 
-    def _state(self, edge: Edge, now: float) -> EdgeState:
-        report = edge.report
-        return EdgeState(
-            node=edge.node,
-            age=now - edge.heard,
-            uptime=now - edge.first_heard if report else 0.0,
-            bandwidth=report.bandwidth if report else 0.0,
-            sessions=report.sessions if report else 0,
-            cpu=report.cpu if report else 0.0,
-            memory=report.memory if report else 0.0,
-            bandwidth_capacity=edge.bandwidth_capacity,
-            session_capacity=edge.session_capacity,
-            pending_bandwidth=sum(one.bits for one in edge.pending),
-            pending_sessions=len(edge.pending),
-            draining=report.draining if report else False,
-            streams=frozenset(report.streams) if report else (),
+    def expected_bits(self, stream: str) -> float:
+        """Return the bits a second that a viewer of a stream is expected to take."""
+        return self._bits_of.get(stream, self._bits)
+
+    def _settled(self, node: Node, before: float) -> None:
+        """Take redirects out of the ledger that the report must contain."""
+        pending, state = node.pending, node.state
+        while pending and pending[0][0] < before:
+            state.pending_bandwidth -= pending.popleft()[1]
+        state.pending_sessions = len(pending)
+        if not pending:
+            state.pending_bandwidth = 0.0  # no rounding is carried along
+
+    def _learn(self, report: Gossip) -> None:
+        """Learn what a viewer takes, of each stream and of all."""
+        for stream, viewers, bits in zip(report.streams, report.viewers, report.bits, strict=False):
+            if viewers and bits:
+                known = self._bits_of.get(stream, bits / viewers)
+                self._bits_of[stream] = known + (bits / viewers - known) * SMOOTHING
+        if report.sessions and report.bandwidth:
+            mean = report.bandwidth / report.sessions
+            self._bits += (mean - self._bits) * SMOOTHING
+
+    def _carries(self, name: str, before: Collection[str], after: Collection[str]) -> None:
+        for stream in before:
+            if stream not in after:
+                carriers = self.carriers[stream]
+                carriers.remove(name)
+                if not carriers:
+                    del self.carriers[stream]
+                    self._bits_of.pop(stream, None)
+        for stream in after:
+            if stream not in before:
+                self.carriers.setdefault(stream, []).append(name)
+
+    def _changed(self) -> None:
+        self.version += 1
+        self.protocols = frozenset(
+            word for node in self.nodes.values() for word in node.state.protocols
         )

@@ -1,125 +1,232 @@
-"""Which edge a viewer should go to. Pure arithmetic, so that it can be reasoned about.
+"""Which node a viewer or a publisher should go to: pure arithmetic, easy to reason about.
 
-The load of an edge is the fullest of its resources, with what we have sent there and it has not
-reported yet added on top (the ledger; see :mod:`balancer.nodes`). The lowest score wins; an edge
-that carries the stream already is worth five per cent of load, which keeps the number of
-origin-to-edge copies small without herding.
+The load of a node is the fullest of its resources, with what we have sent there and it has not
+reported yet added on top (the ledger; see :mod:`balancer.nodes`). The lowest score wins::
+
+    load  = max(bandwidth + pending, sessions + pending, cpu, memory), each as a share, weighted
+    score = load / slow start - carrier + geography - tags + errors
+
+A node that carries the stream already is worth five per cent of load, which keeps the number of
+origin-to-edge copies small without herding. ``bench/balance.py`` shows what each term does.
 """
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from balancer.places import NOWHERE, Place
+from common.wire.gossip import CPU_FULL, MEMORY_FULL
 
 MAX_AGE = 1.5
-"""Seconds without gossip (three missed reports) after which an edge gets nobody."""
+"""Seconds without gossip (three missed reports) after which a node gets nobody."""
 
 FULL = 0.92
-"""Load from which an edge gets nobody."""
+"""Load from which a node gets nobody."""
 
-CARRIER_BONUS = 0.05
 SLOW_START = 10.0
-"""Seconds during which a new edge scores as fuller than it is, so that it is not swamped."""
+"""Seconds during which a new node scores as fuller than it is, so that it is not swamped."""
 
-CPU_FULL = 0.85
-MEMORY_FULL = 0.9
+NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
-class EdgeState:
-    """What the balancer knows about one edge at the moment of the choice."""
+class Weights:
+    """What counts how much. The first four scale a resource, the others are shares of load."""
+
+    cpu: float = 1.0
+    memory: float = 1.0
+    bandwidth: float = 1.0
+    sessions: float = 1.0
+    geography: float = 0.3
+    """What the farthest node has to be emptier by."""
+
+    carrier: float = 0.05
+    """What a node that carries the stream may be fuller by."""
+
+    errors: float = 0.5
+    """What a node that just failed a viewer has to be emptier by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The weights, and the limits beyond which a node gets nobody."""
+
+    weights: Weights = field(default_factory=Weights)
+    max_age: float = MAX_AGE
+    full: float = FULL
+    slow_start: float = SLOW_START
+
+
+@dataclass(slots=True)
+class NodeState:
+    """What the balancer knows about one node; times are seconds of its monotonic clock."""
 
     node: str
-    age: float
-    """Seconds since its last report arrived."""
-
-    uptime: float
-    """Seconds since the first report of this boot arrived."""
-
-    bandwidth: float
-    """Bits a second going out, by its last report."""
-
-    sessions: int
-    cpu: float
-    """0 to 1."""
-
-    memory: float
-    """0 to 1."""
-
     bandwidth_capacity: float
     """Bits a second."""
 
-    session_capacity: int
+    session_capacity: float
+    place: Place = NOWHERE
+    tags: frozenset[str] = frozenset()
+    protocols: frozenset[str] = frozenset()
+    """Words for what viewers can ask it for; empty if it does not say."""
+
+    heard: float = NEVER
+    """When its last report arrived."""
+
+    started: float = NEVER
+    """When the first report of this boot arrived."""
+
+    bandwidth: float = 0.0
+    """Bits a second going out, by its last report."""
+
+    sessions: int = 0
+    cpu: float = 0.0
+    """0 to 1."""
+
+    memory: float = 0.0
+    """0 to 1."""
+
     pending_bandwidth: float = 0.0
     """Bits a second sent there by redirects that its report cannot contain yet."""
 
     pending_sessions: int = 0
     draining: bool = False
+    barred: str = ""
+    """Why it may not be used at all, whatever it reports."""
+
+    suspect_until: float = NEVER
+    """A viewer said that it failed; until then it counts as worse."""
+
     streams: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One edge in the ranking."""
+class Viewer:
+    """What is known about who asks."""
+
+    stream: str = ""
+    protocol: str = ""
+    """The word for what is asked for; nodes that say they do not have it are refused."""
+
+    excluded: frozenset[str] = frozenset()
+    place: Place = NOWHERE
+    tags: Mapping[str, float] = field(default_factory=dict)
+    """What a node with a tag may be fuller by (negative: has to be emptier by); several tags
+    with commas between them: one of them; with ``-`` in front: none of them."""
+
+
+class Candidate(NamedTuple):
+    """One node in the ranking, with each term of its score."""
 
     node: str
-    load: float
-    score: float
-    refused: str = ""
+    refused: str
     """Why it may not be chosen; empty if it may."""
 
+    score: float
+    load: float
+    bandwidth: float
+    sessions: float
+    cpu: float
+    memory: float
+    slow_start: float
+    """What being new adds."""
 
-def load(edge: EdgeState, balancers: int = 1) -> float:
-    """Return how full an edge is, 0 to about 1.
+    carrier: float
+    geography: float
+    tags: float
+    errors: float
+
+
+Far = Callable[[Place, Place], float]
+"""How far two places are, 0 to 1."""
+
+
+def judge(
+    node: NodeState,
+    viewer: Viewer,
+    now: float,
+    rules: Rules,
+    *,
+    balancers: int = 1,
+    far: Far | None = None,
+    known_protocols: Collection[str] = (),
+) -> Candidate:
+    """Return the score of one node for one viewer and whether it may be chosen.
 
     Our own pending redirects stand for those of the other balancers too, so they count as many
-    times as there are balancers.
+    times as there are ``balancers``. A protocol is only asked of a node if somebody offers it.
     """
-    bandwidth = edge.bandwidth + edge.pending_bandwidth * balancers
-    sessions = edge.sessions + edge.pending_sessions * balancers
-    return max(
-        bandwidth / max(edge.bandwidth_capacity, 1.0),
-        sessions / max(edge.session_capacity, 1),
-        edge.cpu / CPU_FULL,
-        edge.memory / MEMORY_FULL,
+    weights = rules.weights
+    bandwidth = (node.bandwidth + node.pending_bandwidth * balancers) / node.bandwidth_capacity
+    sessions = (node.sessions + node.pending_sessions * balancers) / node.session_capacity
+    bandwidth *= weights.bandwidth
+    sessions *= weights.sessions
+    cpu = node.cpu / CPU_FULL * weights.cpu
+    memory = node.memory / MEMORY_FULL * weights.memory
+    load = max(bandwidth, sessions, cpu, memory)
+    fresh = min(max((now - node.started) / rules.slow_start, 0.1), 1.0)
+    slow_start = load / fresh - load
+    carrier = weights.carrier if viewer.stream in node.streams else 0.0
+    geography = weights.geography * far(viewer.place, node.place) if far else 0.0
+    tags = adjustment(node.tags, viewer.tags) if viewer.tags else 0.0
+    errors = weights.errors if now < node.suspect_until else 0.0
+    return Candidate(
+        node.node,
+        refusal(node, viewer, now, rules, load, known_protocols),
+        load + slow_start - carrier + geography - tags + errors,
+        *(load, bandwidth, sessions, cpu, memory),
+        *(slow_start, -carrier, geography, -tags, errors),
     )
 
 
-def refusal(edge: EdgeState, load: float, exclude: Collection[str] = ()) -> str:
-    """Return why an edge may not be chosen, or an empty string."""
-    if edge.node in exclude:
+def refusal(
+    node: NodeState,
+    viewer: Viewer,
+    now: float,
+    rules: Rules,
+    load: float,
+    known_protocols: Collection[str] = (),
+) -> str:
+    """Return why a node may not be chosen, or an empty string."""
+    if node.node in viewer.excluded:
         return "excluded by the request"
-    if edge.age >= MAX_AGE:
+    if node.barred:
+        return node.barred
+    if now - node.heard >= rules.max_age:
         return "no gossip"
-    if edge.draining:
+    if node.draining:
         return "draining"
-    if load >= FULL:
+    if load >= rules.full:
         return "full"
+    asked = viewer.protocol
+    if node.protocols and asked in known_protocols and asked not in node.protocols:
+        return "protocol not offered"
     return ""
 
 
-def rank(
-    edges: Iterable[EdgeState],
-    stream: str,
-    *,
-    balancers: int = 1,
-    exclude: Collection[str] = (),
-) -> list[Candidate]:
-    """Return every edge, the best first and those that may not be chosen last."""
-    found = []
-    for edge in edges:
-        full = load(edge, balancers)
-        score = full / min(max(edge.uptime / SLOW_START, 0.1), 1.0)
-        score -= CARRIER_BONUS if stream in edge.streams else 0.0
-        found.append(Candidate(edge.node, full, score, refusal(edge, full, exclude)))
-    return sorted(found, key=lambda one: (bool(one.refused), one.score, one.node))
+def adjustment(tags: Collection[str], wanted: Mapping[str, float]) -> float:
+    """Return what the tags of a node are worth to a viewer, in shares of load."""
+    total = 0.0
+    for words, value in wanted.items():
+        inverted = words.startswith("-")
+        found = any(word in tags for word in words.removeprefix("-").split(","))
+        total += value if found != inverted else 0.0
+    return total
 
 
-def choose(
-    edges: Iterable[EdgeState],
-    stream: str,
-    *,
-    balancers: int = 1,
-    exclude: Collection[str] = (),
-) -> Candidate | None:
-    """Return the edge for one viewer of ``stream``, or None if nobody may be chosen."""
-    ranking = rank(edges, stream, balancers=balancers, exclude=exclude)
-    return ranking[0] if ranking and not ranking[0].refused else None
+def order(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return candidates, the best first and those that may not be chosen last."""
+    return sorted(candidates, key=lambda one: (bool(one.refused), one.score, one.node))
+
+
+def best(candidates: Iterable[Candidate]) -> Candidate | None:
+    """Return the candidate to choose, None if none may be chosen."""
+    able = [one for one in candidates if not one.refused]
+    return min(able, key=lambda one: (one.score, one.node)) if able else None
+
+
+def common_reason(candidates: Iterable[Candidate]) -> str:
+    """Return why most candidates were refused; for metrics, one of few words."""
+    reasons = [one.refused for one in candidates if one.refused]
+    return max(sorted(set(reasons)), key=reasons.count) if reasons else "no node is known"

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from common.bus.gossip import Gossiper, Load, memory_used
 from common.runtime import http, listen, ready, wake
 from common.runtime.curve import guarded
 from common.runtime.logs import Log
@@ -20,7 +21,6 @@ from edge.api import Api
 from edge.around import Watch
 from edge.config import Config
 from edge.draining import Drain
-from edge.gossip import Gossiper, Load, memory_used
 from edge.output import configured
 from edge.supervisor import Child, Supervisor
 

@@ -218,7 +218,7 @@ class Fan:
             size += len(chunk.data)
         viewer.phase = Phase.LIVE
         viewer.inits = chunks[-1].inits
-        self._hub.sessions.bytes[self.feed.form.protocol] += size
+        self._hub.sessions.count(self.feed.mirror.stream, self.feed.form.protocol, size)
 
     def discard(self, viewer: Viewer) -> None:
         if self.viewers.pop(viewer, viewer) is None and not self.viewers:
@@ -334,8 +334,8 @@ class Fan:
         for viewer in tuple(self.viewers):
             sent += self._send(viewer, chunks, now, limit, frames)
         sessions, protocol = self._hub.sessions, self.feed.form.protocol
-        sessions.bytes[protocol] += sent
         if sent:
+            sessions.count(self.feed.mirror.stream, protocol, sent)
             sessions.latency(protocol, chunks[-1].capture_us)
 
     def _send(

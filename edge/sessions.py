@@ -63,7 +63,7 @@ class Session:
         """Count ``size`` bytes written to this viewer."""
         self.bytes += size
         self.seen = self._sessions.clock()
-        self._sessions.bytes[self.protocol] += size
+        self._sessions.count(self.stream, self.protocol, size)
 
     def close(self, reason: str = "closed") -> None:
         """End the visit; a second call does nothing."""
@@ -90,6 +90,10 @@ class Sessions:
         self.bytes: Counter[str] = Counter()
         self.opened: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
+        self.watching: Counter[str] = Counter()
+        """Sessions of each stream."""
+
+        self._carried: Counter[str] = Counter()
         self.observe: Callable[[str, float], None] = lambda protocol, seconds: None
         self._numbers = itertools.count(1)
         self._all: dict[int, Session] = {}
@@ -111,6 +115,7 @@ class Sessions:
         session = Session(self, next(self._numbers), stream, protocol, peer, agent)
         self._all[session.number] = session
         self.opened[protocol] += 1
+        self.watching[stream] += 1
         log.info("session opened", extra=_fields(session))
         return session
 
@@ -140,6 +145,17 @@ class Sessions:
         """Whether this process has as many sessions as it may."""
         return len(self._all) >= self.most
 
+    def count(self, stream: str, protocol: str, size: int) -> None:
+        """Count bytes written to viewers, however many: once a flush is enough."""
+        self.bytes[protocol] += size
+        self._carried[stream] += size
+
+    def figures(self) -> dict[str, tuple[int, int]]:
+        """Return the viewers of each stream now, and the bytes they got since the last call."""
+        carried, self._carried = self._carried, Counter()
+        streams = self.watching.keys() | carried.keys()
+        return {stream: (self.watching[stream], carried[stream]) for stream in streams}
+
     def latency(self, protocol: str, capture_us: int) -> None:
         """Note that a frame captured at ``capture_us`` (Unix microseconds) goes to viewers now."""
         if capture_us > 0:
@@ -158,6 +174,9 @@ class Sessions:
         """Take a session out of the list."""
         if self._all.pop(session.number, None) is None:
             return
+        self.watching[session.stream] -= 1
+        if not self.watching[session.stream]:
+            del self.watching[session.stream]
         key = (session.peer, session.agent, session.stream, session.protocol)
         if self._visits.get(key) is session:
             del self._visits[key]
@@ -189,7 +208,7 @@ class Sessions:
 
     def streams(self) -> set[str]:
         """Return the streams that somebody watches."""
-        return {session.stream for session in self._all.values()}
+        return set(self.watching)
 
     def __len__(self) -> int:
         return len(self._all)

@@ -10,7 +10,8 @@ worker to us       ``state`` (``stream``, ``state`` joining, live, absent or end
                    absent with epoch 0: the worker has let go of the stream and its pages
 us to viewers      ``state``, the same; all that is known when a viewer first wants a stream
 child to us        ``ready`` once; ``report`` each second (``metrics``, ``sessions``, ``bytes``,
-                   ``opened``, ``refused``, ``cpu``); ``sessions`` (``id``, ``list``) when asked
+                   ``opened``, ``refused``, ``cpu``, and of each of its ``streams`` viewers and
+                   bytes since the last one); ``sessions`` (``id``, ``list``) when asked
 us to a viewer     ``around`` (who else is there, whether this edge drains: :mod:`edge.around`)
 us to a child      ``stop``; ``sessions`` (``id``)
 =================  ==========================================================================
@@ -23,16 +24,17 @@ import asyncio
 import itertools
 import socket
 from asyncio.subprocess import Process
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from common.bus.gossip import Load
 from common.runtime import metrics
 from common.runtime.control import Channel, pair
 from common.runtime.logs import Log
 from common.runtime.merge import Merger
 from common.runtime.tasks import Backoff, stop_child
-from edge.gossip import Load
 
 log = Log("edge.supervisor")
 
@@ -65,6 +67,8 @@ class Report:
     refused: int = 0
     cpu: float = 0.0
     bits_per_second: float = 0.0
+    streams: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Viewers and bits a second of each stream."""
 
 
 class Child:
@@ -242,6 +246,13 @@ class Supervisor:
         other programs do on the machine shows in how long our children take, not here.
         """
         reports = [viewer.report for viewer in self.viewers]
+        viewers, bits = Counter[str](), Counter[str]()
+        for report in reports:
+            for stream, (watching, rate) in report.streams.items():
+                viewers[stream] += watching
+                bits[stream] += round(rate)
+        live = [name for name, (state, _) in self.states.items() if state == "live"]
+        live.sort(key=lambda stream: (-viewers[stream], stream))
         busiest = max((child.report.cpu for child in self.children), default=0.0)
         return Load(
             bandwidth=sum(report.bits_per_second for report in reports),
@@ -251,7 +262,9 @@ class Supervisor:
             draining=draining,
             accepted=self._gone.opened + sum(report.opened for report in reports),
             refused=self._gone.refused + sum(report.refused for report in reports),
-            streams=sorted(name for name, (state, _) in self.states.items() if state == "live"),
+            streams=live,
+            viewers=[viewers[stream] for stream in live],
+            bits=[bits[stream] for stream in live],
         )
 
     async def sessions(self) -> list[Any]:
@@ -311,6 +324,10 @@ class Supervisor:
             refused=int(message.get("refused", 0)),
             cpu=float(message.get("cpu", 0.0)),
             bits_per_second=rate,
+            streams={
+                str(stream): (int(watching), int(carried) * 8 / took if last.at and took > 0 else 0)
+                for stream, (watching, carried) in message.get("streams", {}).items()
+            },
         )
         self._reported.set()
 

@@ -149,6 +149,7 @@ class ViewerProcess:
             "opened": self.sessions.opened.total(),
             "refused": self.sessions.refused.total(),
             "cpu": load,
+            "streams": self.sessions.figures(),
         }
 
     async def _stop(self) -> None:

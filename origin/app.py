@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from common.bus import access
 from common.bus.broadcast import Broadcast, BroadcastSettings
+from common.bus.gossip import Gossiper
 from common.errors import ConfigError, HeadwaterError
 from common.runtime import http, listen, metrics, plugins, ready
 from common.runtime.config import build, stream_settings
@@ -23,6 +24,7 @@ from origin import inputs
 from origin.api import routes
 from origin.config import Config, OriginSettings
 from origin.input import Input, InputContext
+from origin.load import LoadMeter
 from origin.ownership import Ownership
 from origin.streams import Streams
 
@@ -63,6 +65,7 @@ class Origin:
         return {
             "origin.bus": self.config.origin.bus,
             "origin.control": self.config.origin.control,
+            "origin.gossip": self.config.origin.gossip,
         }
 
     def rules_of(self, stream: str) -> list[str]:
@@ -117,7 +120,11 @@ class Origin:
     async def _go_public(self, registry: Registry) -> None:
         """Tell the registry, and whoever started us, where everything is."""
         node = self.config.node
-        await registry.register(node_entry(node, "origin", self.endpoints))
+        capacity = {
+            "bits_per_second": self.config.origin.bandwidth,
+            "sessions": float(self.config.origin.publishers),
+        }
+        await registry.register(node_entry(node, "origin", self.endpoints, capacity))
         ready.announce(node, self.endpoints)
 
     def _puller(self, source: str) -> str:
@@ -185,6 +192,8 @@ async def run(config: Config) -> None:
         listener = stack.enter_context(listen.bind(settings.http, setting="origin.http"))
         bounds = BroadcastSettings(repair_rate=settings.repair_rate)
         guard = await stack.enter_async_context(guarded(node, registry, origin.servers))
+        gossiper = Gossiper(node.name, settings.gossip, guard, setting="origin.gossip")
+        stack.callback(gossiper.close)
         bus = Broadcast(
             settings.bus,
             settings.control,
@@ -195,6 +204,7 @@ async def run(config: Config) -> None:
         )
         stack.callback(bus.close)
         origin.endpoints |= {"http": listen.authority(listener, settings.public)}
+        origin.endpoints |= {"gossip": gossiper.authority}
         origin.endpoints |= bus.endpoints(settings.public or "127.0.0.1")
         ownership = Ownership(
             registry, node.name, origin.endpoints, Path(node.pages), Budget(node.pages_max)
@@ -212,4 +222,6 @@ async def run(config: Config) -> None:
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(registry.unregister, node.name)
         stack.callback(ready.withdraw, node)
+        gossip = asyncio.create_task(gossiper.run(LoadMeter(streams)), name="gossip")
+        stack.callback(gossip.cancel)
         await origin.serve(streams, registry)

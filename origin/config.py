@@ -25,6 +25,9 @@ class OriginSettings(Settings, frozen=True):
     control: str = "127.0.0.1:5560"
     """Where edges join and ask for repair. As ``bus``."""
 
+    gossip: str = "127.0.0.1:5571"
+    """Where balancers hear about this origin's load, to choose one for a publisher."""
+
     public: str = ""
     """Host that edges use to reach this origin; 127.0.0.1 if not set."""
 
@@ -37,6 +40,9 @@ class OriginSettings(Settings, frozen=True):
 
     publishers: int = 1000
     """Publishers at a time."""
+
+    bandwidth: float = 1e9
+    """Bits a second that this origin can take in; the balancer counts with it."""
 
     inputs: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     """Settings of single inputs, by name."""

@@ -171,12 +171,14 @@ def plan(edges: int, any_ports: bool) -> list[Plan]:
     def at(**ports: int) -> dict[str, str]:
         return {name: f"127.0.0.1:{0 if any_ports else port}" for name, port in ports.items()}
 
-    plans = [Plan("origin", "origin", at(rtmp=1935, http=4242, bus=5550, control=5560))]
+    plans = [
+        Plan("origin", "origin", at(rtmp=1935, http=4242, bus=5550, control=5560, gossip=5571))
+    ]
     for number in range(edges):
         step = 100 * number
         ports = at(http=8080 + step, admin=8081 + step, gossip=5570 + step)
         plans.append(Plan(f"edge{number + 1}", "edge", ports))
-    return [*plans, Plan("balancer", "balancer", at(http=8042))]
+    return [*plans, Plan("balancer", "balancer", at(http=8042, gossip=5572))]
 
 
 def describe(found: dict[str, Any]) -> str:

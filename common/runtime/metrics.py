@@ -128,7 +128,11 @@ PAGE_BYTES = _gauge("page_bytes", "Bytes of track pages held.", "stream")
 # Balancer.
 REDIRECTS = _counter("redirects", "Viewers sent to an edge.", "node", "protocol")
 REDIRECTS_REFUSED = _counter("redirects_refused", "Viewers not sent anywhere.", "reason")
-GOSSIP_AGE = _gauge("gossip_age_seconds", "Since the last word of an edge.", "node")
+REDIRECTS_ELSEWHERE = _counter("redirects_elsewhere", "Viewers sent to another datacenter.")
+GOSSIP_AGE = _gauge("gossip_age_seconds", "Since the last word of a node.", "node")
+NODE_LOAD = _gauge("node_load", "Fullest resource of a node, pending viewers included.", "node")
+VIEWERS_PENDING = _gauge("viewers_pending", "Viewers sent to a node, not reported yet.", "node")
+BALANCERS = _gauge("balancers", "Balancers that are there, this one included.")
 EDGES_ELIGIBLE = _gauge("edges_eligible", "Edges that can take viewers.")
 
 # Every process.
@@ -190,3 +194,10 @@ def forget_stream(stream: str) -> None:
     for metric in list(globals().values()):
         if "stream" in getattr(metric, "_labelnames", ()):
             metric.remove_by_labels({"stream": stream})
+
+
+def forget_node(node: str) -> None:
+    """Remove the series of a node that is gone from this process."""
+    for metric in list(globals().values()):
+        if "node" in getattr(metric, "_labelnames", ()):
+            metric.remove_by_labels({"node": node})

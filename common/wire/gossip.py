@@ -1,15 +1,19 @@
-"""What an edge says of its load twice a second, as a two-frame message of a PUB socket.
+"""What a node says of its load twice a second, as a two-frame message of a PUB socket.
 
 Frame 1, the topic: ``b"G" + node + b"\\0"``. Frame 2, a msgpack array, version first::
 
     [1, node, boot, seq, unix_ms, bw_out_bps, sessions, cpu, mem, flags,
-     accepted_total, refused_total, [stream, ...]]
+     accepted_total, refused_total, [stream, ...], [viewers, ...], [bps, ...]]
 
-``boot`` is the Unix microsecond at which the supervisor started and ``seq`` counts its reports:
+``boot`` is the Unix microsecond at which the node started and ``seq`` counts its reports:
 together they order reports, whatever the clocks do. ``cpu`` is the share of a core that the
-edge's busiest process uses, ``mem`` the share of the machine's memory that is not available.
-Bit 0 of ``flags`` says that the node drains. A reader ignores what follows the known fields, so
-that a later version may add some.
+node's busiest process uses, ``mem`` the share of the machine's memory that is not available.
+Bit 0 of ``flags`` says that the node drains. The last two arrays say how many viewers each stream
+has and what they get; they follow the order of the streams, may be shorter, and may be missing.
+A reader ignores what follows the known fields, so that a later version may add some.
+
+Edges, origins (sessions are publishers, bandwidth is what they take in) and balancers (a beacon:
+they only say that they are there) use the same form.
 """
 
 from dataclasses import dataclass
@@ -29,19 +33,31 @@ MAX_GOSSIP = 256 * 1024
 """Bytes of a report."""
 
 MAX_STREAMS = 4096
-"""Streams in a report; an edge that carries more names the first ones."""
+"""Streams in a report; a node that carries more names the first ones."""
+
+MAX_STREAM_BYTES = MAX_GOSSIP - 8192
+"""Bytes that the streams of a report may take; of more, the first ones are named."""
+
+STREAM_FIGURES = 21
+"""Bytes, at most, that a stream takes besides its name."""
 
 MAX_NAME = 255
 """Bytes of a node's or a stream's name."""
 
+CPU_FULL = 0.85
+"""Share of a core from which a process is full."""
+
+MEMORY_FULL = 0.9
+"""Share of the machine's memory from which a node is full."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gossip:
-    """One report of one edge."""
+    """One report of one node."""
 
     node: str
     boot: int
-    """Unix microseconds when the edge started; a higher one is a restart."""
+    """Unix microseconds when the node started; a higher one is a restart."""
 
     sequence: int
     unix_ms: int
@@ -50,7 +66,7 @@ class Gossip:
 
     sessions: int
     cpu: float
-    """0 to 1 of a core: the busiest process of the edge."""
+    """0 to 1 of a core: the busiest process of the node."""
 
     memory: float
     """0 to 1."""
@@ -63,11 +79,33 @@ class Gossip:
     """Viewers turned away since boot because the edge was full."""
 
     streams: tuple[str, ...] = ()
-    """Streams this edge carries now."""
+    """Streams this node carries now."""
+
+    viewers: tuple[int, ...] = ()
+    """Viewers of each of the streams, in their order; as far as it is known."""
+
+    bits: tuple[float, ...] = ()
+    """Bits a second that the viewers of each of the streams get."""
+
+
+def fullness(
+    bandwidth: float, sessions: float, cpu: float, memory: float, most: tuple[float, float]
+) -> float:
+    """Return how full a node is, 0 to about 1: the fullest of its resources.
+
+    ``most`` is what it can carry: bits a second, and sessions.
+    """
+    return max(
+        bandwidth / max(most[0], 1.0),
+        sessions / max(most[1], 1.0),
+        cpu / CPU_FULL,
+        memory / MEMORY_FULL,
+    )
 
 
 def encode_gossip(report: Gossip) -> list[bytes]:
     """Return the two frames of a report."""
+    named = _that_fit(report.streams)
     body: bytes = msgpack.packb(
         [
             VERSION,
@@ -82,10 +120,22 @@ def encode_gossip(report: Gossip) -> list[bytes]:
             FLAG_DRAIN if report.draining else 0,
             report.accepted,
             report.refused,
-            list(report.streams[:MAX_STREAMS]),
+            list(report.streams[:named]),
+            list(report.viewers[:named]),
+            [float(bits) for bits in report.bits[:named]],
         ]
     )
     return [TOPIC + report.node.encode() + b"\0", body]
+
+
+def _that_fit(streams: tuple[str, ...]) -> int:
+    """Return how many of the streams a report has room for."""
+    room = MAX_STREAM_BYTES
+    for number, stream in enumerate(streams[:MAX_STREAMS]):
+        room -= len(stream.encode()) + STREAM_FIGURES
+        if room < 0:
+            return number
+    return min(len(streams), MAX_STREAMS)
 
 
 def decode_gossip(parts: list[bytes]) -> Gossip:
@@ -128,10 +178,29 @@ def decode_gossip(parts: list[bytes]) -> Gossip:
         raise FormatError("gossip: a share is not between 0 and 1")
     if not all(isinstance(stream, str) for stream in streams):
         raise FormatError("gossip: a stream is not named by a text")
+    viewers, bits = _figures(items[FIELDS:], len(streams))
     return Gossip(
         node, boot, sequence, unix_ms, float(bandwidth), sessions, float(cpu), float(memory),
-        bool(flags & FLAG_DRAIN), accepted, refused, tuple(streams),
+        bool(flags & FLAG_DRAIN), accepted, refused, tuple(streams), viewers, bits,
     )  # fmt: skip
+
+
+def _figures(items: list[Any], streams: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return the viewers and bits a second of each stream; nothing if they are not there."""
+    match items[:2]:
+        case [list(viewers), list(bits)]:
+            pass
+        case [] | [_]:
+            return (), ()
+        case _:
+            raise FormatError("gossip: the figures of the streams are not two arrays")
+    if len(viewers) > streams or len(bits) > streams:
+        raise FormatError("gossip: figures of a stream that is not named")
+    if not all(type(one) is int and 0 <= one < 2**63 for one in viewers):
+        raise FormatError("gossip: viewers of a stream are not a number")
+    if not all(isinstance(one, int | float) and 0 <= one < 2**63 for one in bits):
+        raise FormatError("gossip: bits of a stream are not a number")
+    return tuple(viewers), tuple(map(float, bits))
 
 
 def _unpack(data: bytes) -> list[Any]:

@@ -112,10 +112,10 @@ class Site:
     ) -> Node:
         """Write the configuration of a node; it is not started yet."""
         ports = {
-            "origin": ("rtmp", "http", "bus", "control"),
+            "origin": ("rtmp", "http", "bus", "control", "gossip"),
             "edge": ("http", "admin", "gossip"),
             "relay": ("bus", "control", "admin"),
-            "balancer": ("http",),
+            "balancer": ("http", "gossip"),
         }[role]
         lines = [
             "[node]",

@@ -59,7 +59,7 @@ async def balancer(tmp_path: Path, registry: EmbeddedRegistry) -> AsyncIterator[
     node = NodeSettings(
         name="balancer", run=str(tmp_path / "run"), registry=str(tmp_path / "registry")
     )
-    config = Config(node=node, balancer=BalancerSettings(http="127.0.0.1:0"))
+    config = Config(node=node, balancer=BalancerSettings(http="127.0.0.1:0", gossip="127.0.0.1:0"))
     task = asyncio.create_task(app.run(config))
     while (found := ready.read(node.run, "balancer")) is None:
         assert not task.done(), task.result()

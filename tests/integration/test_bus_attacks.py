@@ -24,7 +24,7 @@ GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + byt
 VICTIM = """
 import asyncio, json, sys
 from common.bus.broadcast import Broadcast
-from edge.gossip import Gossiper
+from common.bus.gossip import Gossiper
 
 async def main():
     broadcast = Broadcast("127.0.0.1:0", "127.0.0.1:0")

@@ -10,6 +10,7 @@ import zmq
 
 from balancer.gossip import GossipListener
 from common.bus.broadcast import Broadcast
+from common.bus.gossip import Gossiper, Load
 from common.bus.link import Endpoints, Link, Message
 from common.errors import AccessDenied
 from common.runtime.config import NodeSettings
@@ -19,7 +20,6 @@ from common.runtime.registries import node_entry
 from common.wire.control import Absent, Join, Joined, Pull
 from common.wire.gossip import Gossip
 from common.wire.messages import Heartbeat, Media
-from edge.gossip import Gossiper, Load
 from tests.harness.bus import VIDEO, Source, catalog
 from tests.harness.secure import Nodes
 

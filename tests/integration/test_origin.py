@@ -46,6 +46,7 @@ def config(folder: Path, **more: str) -> Config:
         "origin.http": free,
         "origin.bus": free,
         "origin.control": free,
+        "origin.gossip": free,
         "streams.live.key": "sesame",
         **{name.replace("__", "."): value for name, value in more.items()},
     }

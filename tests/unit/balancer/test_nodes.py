@@ -1,52 +1,115 @@
-from balancer.nodes import REPORT_WINDOW, START_DELAY, NodeTable
-from balancer.policy import MAX_AGE, choose
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from balancer.nodes import (
+    DEFAULT_BITS,
+    FORGET_AFTER,
+    MAX_PENDING,
+    REPORT_WINDOW,
+    START_DELAY,
+    SUSPECT,
+    UNREGISTERED,
+    NodeTable,
+    Registration,
+)
+from balancer.policy import MAX_AGE, Rules, Viewer, best, judge
 from common.wire.gossip import Gossip
 
 
-def report(node: str, sequence: int, *, boot: int = 1, sessions: int = 0) -> Gossip:
-    return Gossip(node, boot, sequence, 0, sessions * 1e6, sessions, 0.0, 0.0)
+def report(
+    node: str,
+    sequence: int,
+    *,
+    boot: int = 1,
+    sessions: int = 0,
+    streams: Mapping[str, tuple[int, float]] = MappingProxyType({}),
+) -> Gossip:
+    return Gossip(
+        node, boot, sequence, 0, sessions * 1e6, sessions, 0.0, 0.0,
+        streams=tuple(streams),
+        viewers=tuple(viewers for viewers, _ in streams.values()),
+        bits=tuple(bits for _, bits in streams.values()),
+    )  # fmt: skip
 
 
 def table(*nodes: str) -> NodeTable:
     found = NodeTable()
     for node in nodes:
-        found.register(node, f"http://{node}", 1e9, 1000)
+        found.register(Registration(node, f"http://{node}", 1e9, 1000), 0.0)
     return found
 
 
+def chosen(nodes: NodeTable, now: float, stream: str = "s") -> str:
+    states = [node.state for node in nodes.nodes.values()]
+    found = best(judge(state, Viewer(stream), now, Rules()) for state in states)
+    return found.node if found else ""
+
+
 def test_an_edge_that_registered_but_never_gossiped_gets_nobody() -> None:
-    assert choose(table("a").states(0.0), "s") is None
+    assert chosen(table("a"), 0.0) == ""
 
 
 def test_an_edge_is_excluded_three_missed_reports_after_its_last_one() -> None:
     nodes = table("a")
     nodes.deliver(report("a", 1), 10.0)
-    assert choose(nodes.states(10.0 + MAX_AGE - 0.01), "s") is not None
-    assert choose(nodes.states(10.0 + MAX_AGE), "s") is None
+    assert chosen(nodes, 10.0 + MAX_AGE - 0.01) == "a"
+    assert chosen(nodes, 10.0 + MAX_AGE) == ""
 
 
 def test_a_burst_between_two_reports_is_spread_over_equal_edges() -> None:
     nodes = table("a", "b", "c", "d")
-    for node in nodes.edges:
+    for node in nodes.nodes:
         nodes.deliver(report(node, 1), 0.0)
         nodes.deliver(report(node, 2), 20.0)
     for number in range(400):
         now = 20 + number / 1000
-        chosen = choose(nodes.states(now), "s")
-        assert chosen is not None
-        nodes.redirected(chosen.node, now)
-    assert {len(edge.pending) for edge in nodes.edges.values()} == {100}
+        nodes.redirected(chosen(nodes, now), "s", now)
+    assert {len(node.pending) for node in nodes.nodes.values()} == {100}
 
 
 def test_a_redirect_leaves_the_ledger_when_a_report_contains_it() -> None:
     nodes = table("a")
+    state = nodes.nodes["a"].state
     nodes.deliver(report("a", 1), 0.0)
-    nodes.redirected("a", 0.2)
+    nodes.redirected("a", "s", 0.2)
     settled = 0.2 + START_DELAY + REPORT_WINDOW / 2
     nodes.deliver(report("a", 2), settled - 0.01)
-    assert nodes.states(settled)[0].pending_sessions == 1
+    assert (state.pending_sessions, state.pending_bandwidth) == (1, DEFAULT_BITS)
     nodes.deliver(report("a", 3, sessions=1), settled + 0.01)
-    assert nodes.states(settled)[0].pending_sessions == 0
+    assert (state.pending_sessions, state.pending_bandwidth) == (0, 0.0)
+
+
+def test_the_ledger_of_a_node_that_reports_no_more_is_bounded() -> None:
+    nodes = table("a")
+    for _ in range(MAX_PENDING + 10):
+        nodes.redirected("a", "s", 1.0)
+    nodes.redirected("nobody", "s", 1.0)
+    assert len(nodes.nodes["a"].pending) == MAX_PENDING
+
+
+def test_what_a_viewer_takes_is_learnt_for_each_stream() -> None:
+    nodes = table("a", "b")
+    for sequence in range(1, 60):
+        nodes.deliver(
+            report("a", sequence, sessions=11, streams={"big": (1, 8e6), "small": (10, 3e6)}), 1.0
+        )
+    assert round(nodes.expected_bits("big")) == 8_000_000
+    assert round(nodes.expected_bits("small")) == 300_000
+    assert nodes.expected_bits("unknown") == 1e6, "of all viewers"
+    nodes.redirected("b", "big", 1.0)
+    assert nodes.nodes["b"].state.pending_bandwidth == 8e6
+    nodes.deliver(report("a", 60), 2.0)
+    assert nodes.expected_bits("big") == 1e6, "nobody carries it any more"
+
+
+def test_carriers_of_a_stream_are_those_that_report_it() -> None:
+    nodes = table("a", "b")
+    nodes.deliver(report("a", 1, streams={"s": (1, 1.0), "t": (0, 0.0)}), 0.0)
+    nodes.deliver(report("b", 1, streams={"s": (0, 0.0)}), 0.0)
+    assert nodes.carriers == {"s": ["a", "b"], "t": ["a"]}
+    nodes.deliver(report("a", 2, streams={"t": (0, 0.0)}), 0.0)
+    nodes.forget({"a"}, 2 * FORGET_AFTER)
+    assert nodes.carriers == {"t": ["a"]}
 
 
 def test_reordered_reports_and_reports_of_an_earlier_boot_are_ignored() -> None:
@@ -55,18 +118,54 @@ def test_reordered_reports_and_reports_of_an_earlier_boot_are_ignored() -> None:
     assert not nodes.deliver(report("a", 4, boot=2), 0.1)
     assert not nodes.deliver(report("a", 9, boot=1), 0.1)
     assert nodes.deliver(report("a", 1, boot=3), 0.2)
+    assert nodes.nodes["a"].state.started == 0.2
 
 
 def test_a_node_that_never_registered_is_not_believed() -> None:
     nodes = table("a")
     assert not nodes.deliver(report("b", 1), 0.0)
-    assert [one.node for one in nodes.states(0.0)] == ["a"]
+    assert [*nodes.nodes] == ["a"]
+
+
+def test_a_node_drains_if_it_says_so_or_the_registry_does() -> None:
+    nodes = table("a")
+    state = nodes.nodes["a"].state
+    nodes.deliver(report("a", 1), 0.0)
+    nodes.register(Registration("a", "http://a", 1e9, 1000, draining=True), 0.1)
+    assert state.draining
+    nodes.deliver(report("a", 2), 0.2)
+    assert state.draining
+    nodes.register(Registration("a", "http://a", 1e9, 1000), 0.3)
+    assert not state.draining
 
 
 def test_an_edge_that_left_the_registry_is_forgotten_once_it_is_silent() -> None:
     nodes = table("a")
+    nodes.deliver(report("a", 1), 1.0)
+    assert nodes.forget(set(), 5.0) == []
+    assert nodes.forget(set(), 60.0) == ["a"]
+    assert not nodes.nodes
+
+
+def test_gossip_is_enough_for_ten_minutes_after_the_registry_lost_a_node() -> None:
+    nodes = table("a")
+    nodes.deliver(report("a", 1), UNREGISTERED)
+    nodes.forget(set(), UNREGISTERED)
+    assert chosen(nodes, UNREGISTERED) == "a"
+    nodes.forget(set(), UNREGISTERED + 1)
+    assert chosen(nodes, UNREGISTERED + 1) == ""
+    nodes.forget({"a"}, UNREGISTERED + 1)
+    assert chosen(nodes, UNREGISTERED + 1) == "a"
+
+
+def test_a_node_that_failed_somebody_is_suspect_for_two_seconds() -> None:
+    nodes = table("a", "b")
     nodes.deliver(report("a", 1), 0.0)
-    nodes.forget(set(), 5.0)
-    assert "a" in nodes.edges
-    nodes.forget(set(), 60.0)
-    assert "a" not in nodes.edges
+    nodes.deliver(report("b", 1, sessions=100), 0.0)
+    nodes.deliver(report("a", 2), 20.0)
+    nodes.deliver(report("b", 2, sessions=100), 20.0)
+    nodes.failed(["a", "nobody"], 20.0)
+    assert chosen(nodes, 20.1) == "b"
+    nodes.deliver(report("a", 3), 20.0 + SUSPECT)
+    nodes.deliver(report("b", 3, sessions=100), 20.0 + SUSPECT)
+    assert chosen(nodes, 20.0 + SUSPECT) == "a"

@@ -102,7 +102,10 @@ def test_the_demo_uses_the_usual_ports_or_any() -> None:
         "admin": "127.0.0.1:8181",
         "gossip": "127.0.0.1:5670",
     }
-    assert usual["balancer"] == {"http": "127.0.0.1:8042"}
+    assert usual["balancer"] == {
+        "http": "127.0.0.1:8042",
+        "gossip": "127.0.0.1:5572",
+    }
     free = [plan.settings for plan in demo.plan(3, any_ports=True)]
     assert len(free) == 5
     assert {address for settings in free for address in settings.values()} == {"127.0.0.1:0"}

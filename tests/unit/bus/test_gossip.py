@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import zmq
 
+from common.bus.gossip import Gossiper, Load, memory_used
 from common.errors import ConfigError, ListenError
 from common.wire.gossip import decode_gossip
-from edge.gossip import Gossiper, Load, memory_used
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ MAX_MESSAGE = 64 * 1024
 
 @dataclass(slots=True)
 class Load:
-    """What a report says besides names and numbers."""
+    """What a report says besides the name of the node and its own number."""
 
     bandwidth: float = 0.0
     sessions: int = 0
@@ -41,19 +41,28 @@ class Load:
     accepted: int = 0
     refused: int = 0
     streams: list[str] = field(default_factory=list)
+    """What is carried, the most wanted first."""
+
+    viewers: list[int] = field(default_factory=list)
+    bits: list[float] = field(default_factory=list)
+    """Bits a second that the viewers of each stream get."""
 
 
 class Gossiper:
-    """The PUB socket of one edge."""
+    """The PUB socket of one node."""
 
-    def __init__(self, node: str, address: str, guard: Guard = PLAIN) -> None:
+    def __init__(
+        self, node: str, address: str, guard: Guard = PLAIN, *, setting: str = "edge.gossip"
+    ) -> None:
         """Bind ``address``, ``HOST:PORT`` or port 0 for any free one, as ``guard`` says.
+
+        ``setting`` is the name of the address in errors.
 
         Raises:
             ConfigError: If the address cannot be read.
             ListenError: If it cannot be bound.
         """
-        host, port = listen.parse(address, "edge.gossip")
+        host, port = listen.parse(address, setting)
         self._node = node
         self._boot = time.time_ns() // 1000
         self._sequence = 0
@@ -79,7 +88,7 @@ class Gossiper:
             who = listen.holder(port)
             held = f"is taken by {who}" if who else str(error)
             raise ListenError(
-                f"cannot listen on {address}: {held}; set edge.gossip to another address"
+                f"cannot listen on {address}: {held}; set {setting} to another address"
             ) from error
         last = cast(bytes, self._socket.getsockopt(zmq.LAST_ENDPOINT))
         self.port = int(last.rstrip(b"\0").rpartition(b":")[2])
@@ -102,6 +111,8 @@ class Gossiper:
             load.accepted,
             load.refused,
             tuple(load.streams),
+            tuple(load.viewers),
+            tuple(load.bits),
         )
         self._socket.send_multipart(encode_gossip(report), zmq.NOBLOCK)
 
