@@ -10,6 +10,8 @@ from pathlib import Path
 
 import av
 
+from tests.harness.netns import Space
+
 FFMPEG = ["ffmpeg", "-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
 
 
@@ -41,9 +43,10 @@ def clip(path: Path, seconds: int, *video: str, size: str = "640x360") -> Path:
     return path
 
 
-def push(path: Path, url: str) -> "subprocess.Popen[bytes]":
+def push(path: Path, url: str, space: Space | None = None) -> "subprocess.Popen[bytes]":
     """Start ffmpeg pushing a file in real time, its coded bytes untouched."""
-    return subprocess.Popen([*FFMPEG, "-re", "-i", str(path), "-c", "copy", "-f", "flv", url])
+    command = [*FFMPEG, "-re", "-i", str(path), "-c", "copy", "-f", "flv", url]
+    return subprocess.Popen(space.command(command) if space else command)
 
 
 PUSH_BY_PYAV = """

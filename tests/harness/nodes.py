@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.runtime import ready
 from tests.harness.cluster import alive, descendants
+from tests.harness.netns import Space
 
 START_TIMEOUT = 20.0
 
@@ -26,6 +27,8 @@ class Node:
     name: str
     folder: Path
     environment: dict[str, str]
+    space: Space | None = None
+    """The network that it is in, if not that of the tests."""
     process: "subprocess.Popen[bytes] | None" = None
     endpoints: dict[str, str] = field(default_factory=dict)
 
@@ -46,9 +49,10 @@ class Node:
         """Start the process and wait until it says that it is ready."""
         stale = ready.path_of(self.folder / "run", self.name)
         stale.unlink(missing_ok=True)
+        command = [sys.executable, "-m", self.role, "--config", f"{self.folder}/{self.name}.toml"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.role, "--config", f"{self.folder}/{self.name}.toml"],
+                self.space.command(command) if self.space else command,
                 env={**os.environ, **self.environment},
                 stderr=log,
                 stdout=log,
@@ -109,6 +113,8 @@ class Site:
         stream: Mapping[str, str] = {},
         seed: int = 0,
         zone: str = "UTC",
+        space: Space | None = None,
+        consul: Mapping[str, str] = {},
     ) -> Node:
         """Write the configuration of a node; it is not started yet."""
         ports = {
@@ -117,6 +123,9 @@ class Site:
             "relay": ("bus", "control", "admin"),
             "balancer": ("http", "gossip"),
         }[role]
+        host = space.address if space else "127.0.0.1"
+        if role == "origin":
+            settings = {"public": f'"{host}"', **settings}
         lines = [
             "[node]",
             f'name = "{name}"',
@@ -124,8 +133,10 @@ class Site:
             f'pages = "{self.pages}/{name}"',
             f'registry = "{registry or self.folder / "registry"}"',
             f'keys = "{self.folder}/keys/{name}.key"',
+            "[node.consul]",
+            *(f"{key} = {value}" for key, value in consul.items()),
             f"[{role}]",
-            *(f'{port} = "127.0.0.1:0"' for port in ports if port not in settings),
+            *(f'{port} = "{host}:0"' for port in ports if port not in settings),
             *(f"{key} = {value}" for key, value in settings.items()),
             "[streams.live]",
             f'key = "{self.KEY}"',
@@ -133,7 +144,7 @@ class Site:
         ]
         (self.folder / f"{name}.toml").write_text("\n".join(lines) + "\n")
         environment = {"PYTHONHASHSEED": str(seed), "TZ": zone}
-        node = self.nodes[name] = Node(role, name, self.folder, environment)
+        node = self.nodes[name] = Node(role, name, self.folder, environment, space)
         return node
 
     def ingest(self, origin: Node) -> str:

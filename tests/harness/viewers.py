@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from dataclasses import dataclass, field
 from urllib.parse import urljoin
 
@@ -13,17 +14,24 @@ class Watched:
     """What one viewer got."""
 
     data: bytearray = field(default_factory=bytearray)
+    arrived: list[tuple[float, int]] = field(default_factory=list)
+    """When (monotonic seconds), and how many bytes there were then."""
     status: int = 0
     error: str = ""
 
+    def take(self, piece: bytes) -> None:
+        """Keep what has just arrived."""
+        self.data += piece
+        self.arrived.append((time.monotonic(), len(self.data)))
 
-async def progressive(http: aiohttp.ClientSession, url: str) -> Watched:
-    """Read a progressive stream until the server ends it."""
-    got = Watched()
+
+async def progressive(http: aiohttp.ClientSession, url: str, got: Watched | None = None) -> Watched:
+    """Read a progressive stream into ``got`` until the server ends it."""
+    got = got or Watched()
     async with http.get(url) as response:
         got.status = response.status
         async for piece in response.content.iter_any():
-            got.data += piece
+            got.take(piece)
     return got
 
 
