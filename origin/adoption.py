@@ -11,6 +11,9 @@ from common.track.store import StreamReader, StreamWriter
 
 SECOND_US = 1_000_000
 
+REORDERED = 16
+"""Records before an open segment that are read too: their presentation times may be later."""
+
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
@@ -25,8 +28,16 @@ class Adopted:
     @property
     def opened(self) -> Opened:
         """The newest segment."""
-        row = self.rows[-1]
-        return row.opened if isinstance(row, Closed) else row
+        rows = [row for row in self.rows if isinstance(row, Opened)]
+        rows += [row.opened for row in self.rows if isinstance(row, Closed)]
+        return max(rows, key=lambda row: row.segment)  # of equal ones the first
+
+    @property
+    def whole(self) -> bool:
+        """Whether all records are there that belong to segments without a closed row."""
+        lost = any(record.lost for records in self.tails.values() for record in records)
+        newest = max((records[-1].segment for records in self.tails.values()), default=0)
+        return not lost and newest <= self.opened.segment
 
     @property
     def end_us(self) -> int:
@@ -63,11 +74,12 @@ def read_pages(writer: StreamWriter) -> Adopted | None:
 
 
 def _tail(reader: StreamReader, number: int, segment: int) -> list[Record]:
-    """Return the records of a track from ``segment`` on, or its last one."""
+    """Return the records of a track from ``segment`` on, or its last one, and a few before."""
     track = reader.track(number)
     head = track.head
     first = track.first_from_segment(segment)
-    return track.records(head - 1 if first is None else first, head)
+    start = head - 1 if first is None else first
+    return track.records(max(start - REORDERED, min(start, track.contiguous_from)), head)
 
 
 def _complete(rows: Sequence[Row], heads: dict[int, int]) -> bool:

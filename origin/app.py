@@ -209,7 +209,16 @@ async def run(config: Config) -> None:
         ownership = Ownership(
             registry, node.name, origin.endpoints, Path(node.pages), Budget(node.pages_max)
         )
-        streams = Streams(config.streams, ownership, bus, publishers=settings.publishers)
+        streams = Streams(
+            config.streams,
+            ownership,
+            bus,
+            publishers=settings.publishers,
+            standby=settings.standby,
+            mirror=settings.mirror,
+            repair_rate=settings.repair_rate,
+            guard=guard,
+        )
         stack.push_async_callback(streams.stop)
         await streams.adopt()
         app = http.application(

@@ -15,6 +15,9 @@ class Bus(Protocol):
     def attach(self, writer: StreamWriter) -> None:
         """Answer joins and repairs from these pages."""
 
+    def mirror(self, writer: StreamWriter, catalog: Catalog) -> None:
+        """Answer joins and pulls from pages that another origin's records fill; publish nothing."""
+
     def catalog(self, catalog: Catalog) -> None:
         """Announce a catalog."""
 

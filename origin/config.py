@@ -1,6 +1,6 @@
 """Settings of an origin: ``[origin]`` of the configuration file."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -37,6 +37,14 @@ class OriginSettings(Settings, frozen=True):
     repair_rate: Size = Size(31_000_000)
     """Bytes a second for joins, repair and backfill of all edges together, one of them at most
     half: a quarter of 1 Gbit/s. It should not be more than a quarter of the link."""
+
+    standby: Literal["follow", "refuse"] = "follow"
+    """What a publisher gets whose stream another origin owns. ``follow``: this node holds the
+    stream ready, and goes on with it when the owner dies. ``refuse``: an error."""
+
+    mirror: bool = False
+    """Keep the pages of all streams that other origins own and that are configured here. An
+    encoder that loses its origin can then go on here in the same numbering."""
 
     publishers: int = 1000
     """Publishers at a time."""

@@ -24,6 +24,7 @@ class Feed:
     """One track during one publisher's visit."""
 
     __slots__ = (
+        "after",
         "bytes",
         "codec",
         "first_dts",
@@ -53,12 +54,19 @@ class Feed:
         self.frames = 0
         self.bytes = 0
         self.reported = (0, 0)
+        self.after = -(2**63)
+        """Frames up to this dts are in the pages already, from another origin."""
 
     def unreported(self) -> tuple[int, int]:
         """Return frames and bytes since this was last asked."""
         frames, size = self.reported
         self.reported = (self.frames, self.bytes)
         return self.frames - frames, self.bytes - size
+
+    def succeed(self, track: Track, inits: Sequence[int]) -> None:
+        """Become the feed of ``track``, which has our setup bytes at ``inits``."""
+        self.track = track.id
+        self.init, self.next_init = inits[self.init], inits[self.next_init]
 
     def samples(self, data: bytes) -> int:
         """Return the duration of a frame where only the frame tells it, else 0."""
@@ -137,6 +145,29 @@ def frame_ticks(wish: TrackWish, description: Description, timescale: int) -> in
     if rate is None or not 1 <= rate <= 1000:
         return 0
     return round(timescale / rate)
+
+
+def new_track(number: int, wish: TrackWish, timescale: int, slot: str, nominal: int) -> Track:
+    """Return a track as a publisher of ``slot`` wishes it."""
+    name, language = wish.name, wish.language
+    return Track(number, wish.codec, timescale, (wish.init,), slot, language, name, nominal)
+
+
+def track_time(
+    slot: SlotTime | None, wish: TrackWish, timescale: int, nominal: int, end: int | None = None
+) -> TrackTime:
+    """Return the clock of a track whose last record ends at ``end``."""
+    assert slot is not None
+    return TrackTime(
+        slot,
+        clock=wish.clock,
+        timescale=timescale,
+        wrap_bits=wish.wrap_bits,
+        nominal=nominal,
+        audio=wish.codec.kind is Kind.AUDIO,
+        sparse=wish.codec.sparse,
+        last_end=end,
+    )
 
 
 def with_init(track: Track, init: bytes) -> tuple[Track, int]:

@@ -18,14 +18,24 @@ from common.runtime.logs import Limited, Log
 from common.track.catalog import Catalog
 from common.track.record import Record
 from common.track.store import StreamWriter
-from origin.adoption import Adopted
 from origin.bus import Bus, Starving
 from origin.clock import WallClock
-from origin.feed import Feed, Slot, examine, frame_ticks, next_id, setup, with_init
+from origin.feed import (
+    Feed,
+    Slot,
+    examine,
+    frame_ticks,
+    new_track,
+    next_id,
+    setup,
+    track_time,
+    with_init,
+)
+from origin.fence import Fence
 from origin.figures import Figures
-from origin.normaliser import SECOND_US, SlotTime, Timeline, TrackTime
+from origin.normaliser import SECOND_US, SlotTime, Stamp, Timeline, TrackTime
 from origin.publisher import Publisher, TrackWish
-from origin.segmenter import Cuts, Promises, Sample, Segmenter
+from origin.segmenter import Cuts, Sample, Segmenter
 
 MAX_FRAME = 16 * 1024 * 1024
 """Bytes of one frame; a page holds no larger one."""
@@ -35,6 +45,9 @@ NO_KEY_US = 10 * SECOND_US
 
 UNCLAIMED_US = 5 * SECOND_US
 """Tracks that a publisher does not announce again within this time after it came, have ended."""
+
+PARTING_US = 3 * SECOND_US
+"""How long a followed stream that nobody publishes any more is kept open for its successor."""
 
 log = Log("origin.stream")
 _drops = Limited(log)
@@ -71,7 +84,13 @@ class LiveStream:
         self._timeline = Timeline()
         self._clock = WallClock()
         cuts = Cuts(settings.segment.us, settings.segment_max.us, settings.part.us)
-        self._segmenter = Segmenter(cuts, self._clock.wall, self._emit, first_segment=first_segment)
+        self._segmenter = Segmenter(
+            cuts,
+            self._clock.wall,
+            self._emit,
+            first_segment=first_segment,
+            drift=lambda: self._clock.drift_us,
+        )
         self._promises = self._segmenter.promises
         self._dirty = True
         self._began = False
@@ -80,6 +99,10 @@ class LiveStream:
         self._left_us = mono()
         self._ended_us: int | None = None
         self._figures = Figures(self.name)
+        self.fence = Fence()
+        self._parting: tuple[set[int], bool] | None = None
+        self.followed = False
+        """Whether another origin would go on with it."""
         bus.attach(writer)
 
     @property
@@ -106,6 +129,7 @@ class LiveStream:
     def enter(self, publisher: Publisher) -> None:
         """Give a free slot to a publisher."""
         slot = self.slot(publisher.slot)
+        self._part()
         if self._began and slot.time is None and not self.publishers:
             self._segmenter.break_timeline()
         slot.publisher = publisher
@@ -126,14 +150,14 @@ class LiveStream:
         frames = sum(feed.frames for feed in slot.feeds.values())
         alone = not self.publishers
         self._left_us = self._mono()
-        with self._room_or_starve():
-            for number in slot.feeds:
-                self._segmenter.leave(number)
-            if alone:
-                self._segmenter.finish()
+        left = set(slot.feeds)
         slot.feeds = {}
-        if alone and ended:
-            self._end()
+        self._parting = (left, ended) if alone else None
+        if not (alone and self.followed):
+            self._part()
+            for number in () if alone else left:
+                with self._room_or_starve():
+                    self._segmenter.leave(number)
         log.info(
             "publisher left",
             extra={
@@ -144,6 +168,18 @@ class LiveStream:
                 "frames": frames,
             },
         )
+
+    def _part(self) -> None:
+        """Close what is open: the last publisher has left, and nobody goes on in our place."""
+        if self._parting is None:
+            return
+        (left, ended), self._parting = self._parting, None
+        with self._room_or_starve():
+            for number in left:
+                self._segmenter.leave(number)
+            self._segmenter.finish()
+        if ended:
+            self._end()
 
     def add_track(self, publisher: Publisher, wish: TrackWish) -> int:
         """Open a track, or go on with one of an earlier visit.
@@ -161,16 +197,7 @@ class LiveStream:
             track = None
         if track is None:
             number = next_id(self.catalog.tracks)
-            track = Track(
-                number,
-                wish.codec,
-                timescale,
-                (wish.init,),
-                slot.name,
-                wish.language,
-                wish.name,
-                nominal,
-            )
+            track = new_track(number, wish, timescale, slot.name, nominal)
             init = 0
             self._change(tracks=(*self.catalog.tracks, track))
             self._segmenter.add_track(number, wish.codec.kind, timescale)
@@ -202,17 +229,7 @@ class LiveStream:
         if head:
             last = self._writer.reader().track(track.id).record(head - 1)
             end = last.dts + max(1, last.duration)
-        assert slot.time is not None
-        return TrackTime(
-            slot.time,
-            clock=wish.clock,
-            timescale=track.timescale,
-            wrap_bits=wish.wrap_bits,
-            nominal=nominal,
-            audio=wish.codec.kind is Kind.AUDIO,
-            sparse=wish.codec.sparse,
-            last_end=end,
-        )
+        return track_time(slot.time, wish, track.timescale, nominal, end)
 
     def _feed(self, publisher: Publisher, track: int) -> Feed:
         feed = self.slots[publisher.slot].feeds.get(track)
@@ -230,20 +247,31 @@ class LiveStream:
         """
         slot = self.slots[publisher.slot]
         feed = slot.feeds.get(frame.track) or self._feed(publisher, frame.track)
-        data = frame.data
-        if len(data) > MAX_FRAME:
+        if len(frame.data) > MAX_FRAME:
             self._figures.drop("size")
             return
         now, mono = self._now(), self._mono()
         slot.last_us = mono
-        stamp = feed.time.stamp(frame.dts, frame.cts, feed.samples(data), mono)
+        if mono <= self.fence.until_us:
+            self._take(feed, frame, now, mono)
+        elif not self.fence.park(publisher, frame, now, mono):
+            self._figures.drop("fenced")
+
+    def _take(self, feed: Feed, frame: Frame, now: int, mono: int) -> None:
+        """Take a frame that came at ``now``, and at ``mono`` on the other clock."""
+        stamp = feed.time.stamp(frame.dts, frame.cts, feed.samples(frame.data), mono)
         feed.frames += 1
-        feed.bytes += len(data)
+        feed.bytes += len(frame.data)
         if frame.keyframe:
             feed.keyed = True
             feed.init = feed.next_init
         elif not feed.keyed:
             self._check_key(feed, stamp.dts)
+        if stamp.dts > feed.after:
+            self._place(feed, frame, stamp, feed.init, now)
+
+    def _place(self, feed: Feed, frame: Frame, stamp: Stamp, init: int, now: int) -> None:
+        """Take a frame with exact timestamps to its segment."""
         if stamp.breaks:
             self._segmenter.break_timeline()
             self._clock.step()
@@ -255,10 +283,10 @@ class LiveStream:
             stamp.cts,
             stamp.duration,
             frame.keyframe,
-            feed.init,
+            init,
             frame.capture_us or now,
             now,
-            data,
+            frame.data,
         )
         try:
             if self._starved:
@@ -361,6 +389,8 @@ class LiveStream:
         target_us = self._promises.target_duration * SECOND_US
         self._writer.evict(self._timeline.head_us - self.settings.window.us - target_us)
         self._report()
+        if self._parting is not None and mono - self._left_us > PARTING_US:
+            self._part()
         if self.publishers:
             self._tidy_tracks(mono)
             if self._dirty and self._began:
@@ -388,31 +418,6 @@ class LiveStream:
                     self._end_track(track)
             elif not track.frame_duration and feed.kind is Kind.VIDEO:
                 self._replace_track(replace(track, frame_duration=feed.time.nominal))
-
-    def adopt(self, adopted: Adopted) -> None:
-        """Go on after what the pages hold.
-
-        The segment that was open is closed; what comes next opens one after a discontinuity.
-        """
-        catalog, segmenter = adopted.catalog, self._segmenter
-        self.catalog = replace(catalog, term=self.catalog.term, window_us=self.settings.window.us)
-        self._promises = segmenter.promises = Promises(
-            catalog.target_duration, catalog.part_target_us, catalog.independent
-        )
-        for track in catalog.tracks:
-            segmenter.add_track(track.id, track.codec.kind, track.timescale)
-        segmenter.adopt(adopted.rows, adopted.row_head, adopted.tails)
-        for track in catalog.tracks:
-            segmenter.leave(track.id)
-            self.slot(track.slot).last_us = self._mono()
-        # Stream time goes on by the time that has passed since the last record.
-        self._clock.resume(adopted.opened.start_us, adopted.opened.wall_us)
-        self._timeline.head_us = adopted.end_us
-        self._timeline.arrival_us = self._mono() - max(0, self._now() - adopted.ingest_us)
-        with self._room_or_starve():
-            self._commit()
-            segmenter.finish()
-        segmenter.break_timeline()
 
     def _report(self) -> None:
         feeds = [feed for slot in self.slots.values() for feed in slot.feeds.values()]

@@ -108,6 +108,12 @@ class SlotTime:
         self.source_us = 0
         """Unwrapped source time of the newest frame, so that clocks near a wrap agree."""
 
+    def move(self, shift_us: int) -> None:
+        """Let stream time be this much later."""
+        self.offset_us += shift_us
+        if self._before_us is not None:
+            self._before_us += shift_us
+
     def anchor(self, source_us: int, arrival_us: int) -> None:
         """Begin a new mapping at this frame.
 
@@ -171,6 +177,14 @@ class TrackTime:
     def nominal(self) -> int:
         """Nominal ticks from frame to frame, 0 while unknown."""
         return self._nominal
+
+    def move(self, ticks: int) -> None:
+        """Let everything from now on be this much later, in the track's timescale."""
+        self._shift += ticks
+        if self._dts is not None:
+            self._dts += ticks
+        if self._reorder is not None:
+            self._reorder.move(ticks)
 
     def stamp(self, dts: int, cts: int, duration: int, arrival_us: int) -> Stamp:
         """Return the exact timestamps of the next frame.
@@ -353,6 +367,10 @@ class _Reorder:
         dts = max(dts, last + max(1, self._nominal // 4))
         self._slack.append(pts - dts)
         return dts
+
+    def move(self, ticks: int) -> None:
+        """Let what was seen be this much later."""
+        self._recent = deque((pts + ticks for pts in self._recent), maxlen=REORDER_WINDOW)
 
     def _steer(self) -> int:
         if len(self._slack) < REORDER_WINDOW:

@@ -1,6 +1,6 @@
 """The handle through which an input feeds one stream."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from common.media.codec import Codec
@@ -23,6 +23,13 @@ class Sink(Protocol):
 
     def leave(self, publisher: "Publisher", reason: str, ended: bool) -> None:
         """Let go of the slot."""
+
+
+class Host(Sink, Protocol):
+    """A sink that publishers can be moved to."""
+
+    def enter(self, publisher: "Publisher") -> None:
+        """Give the publisher's slot to it; it is free."""
 
 
 class TrackWish:
@@ -69,6 +76,8 @@ class Publisher:
         """Called with the reason when the origin, not the input, ends this visit (take-over,
         stop of the node); the input then closes its connection. Never called twice."""
         self._sink = sink
+        self._wishes: dict[int, TrackWish] = {}
+        self._ids: dict[int, int] = {}  # the sink's ids by those that the input knows, once moved
 
     def add_track(
         self,
@@ -91,7 +100,12 @@ class Publisher:
             TrackUnsupported: If the setup bytes cannot be used, or there are too many tracks.
         """
         wish = TrackWish(codec, init, clock, wrap_bits, language, name, frame_duration)
-        return self._sink.add_track(self, wish)
+        number = self._sink.add_track(self, wish)
+        known = number if number not in self._wishes else max(self._wishes) + 1
+        self._wishes[known] = wish
+        if self._ids or known != number:
+            self._ids[known] = number
+        return known
 
     def set_init(self, track: int, init: bytes) -> None:
         """Take setup bytes sent mid-stream; equal ones are ignored, others break the timeline.
@@ -100,7 +114,8 @@ class Publisher:
             TrackUnsupported: If the setup bytes cannot be used, or the track got too many.
         """
         if not self.closed:
-            self._sink.set_init(self, track, init)
+            self._sink.set_init(self, self._ids.get(track, track), init)
+            self._wishes[track].init = init
 
     def write(self, frame: Frame) -> None:
         """Publish one frame; after :meth:`close` it is ignored.
@@ -109,7 +124,26 @@ class Publisher:
             TrackUnsupported: If no keyframe came for long, or the track is not this publisher's.
         """
         if not self.closed:
+            if self._ids:
+                frame.track = self._ids.get(frame.track, frame.track)
             self._sink.write(self, frame)
+
+    def move(self, sink: Host, ids: Mapping[int, int] | None = None) -> dict[int, int]:
+        """Feed another sink from now on; the input notices nothing.
+
+        ``ids`` are the new sink's track ids by those of the old one, where it has the publisher's
+        tracks already; else they are announced to it. Returns these ids.
+
+        Raises:
+            TrackUnsupported: If the new sink cannot carry a track.
+        """
+        old = {known: self._ids.get(known, known) for known in self._wishes}
+        self._sink = sink
+        if ids is None:
+            sink.enter(self)
+            ids = {old[known]: sink.add_track(self, wish) for known, wish in self._wishes.items()}
+        self._ids = {known: ids[number] for known, number in old.items()}
+        return dict(ids)
 
     def close(self, reason: str, ended: bool = False) -> None:
         """End the visit. ``ended``: the stream is over, nobody needs to wait for a reconnect."""

@@ -76,6 +76,9 @@ class _Stream:
     name: str
     catalog: Catalog | None = None
     writer: StreamWriter | None = None
+    mirrored: bool = False
+    """Whether another origin publishes it, and this one only answers."""
+
     heads: dict[int, int] = field(default_factory=dict)
     """Next seq of each track, as far as it has been sent."""
     items: list[Item] = field(default_factory=list)
@@ -170,11 +173,21 @@ class Broadcast:
         """Answer joins and pulls of a stream from these pages, and go on behind their heads."""
         entry = self._streams.setdefault(writer.stream, _Stream(writer.stream))
         self._flush(entry)
-        entry.writer = writer
+        entry.writer, entry.mirrored = writer, False
         entry.heads = {track: writer.head(track) for track in writer.tracks()}
         key = (writer.stream, writer.epoch)
         self._close_reader(key)
         self._readers[key] = writer.reader()
+
+    def mirror(self, writer: StreamWriter, catalog: Catalog) -> None:
+        """Answer joins and pulls from pages that another origin's records fill; publish nothing."""
+        entry = self._streams.get(writer.stream)
+        if entry is None or entry.writer is not writer:
+            self.attach(writer)
+            entry = self._streams[writer.stream]
+        entry.mirrored = True
+        entry.catalog = catalog
+        self._catalogs[catalog.stream, catalog.epoch] = catalog
 
     def catalog(self, catalog: Catalog) -> None:
         """Announce a stream, or a new version of its catalog."""
@@ -298,7 +311,11 @@ class Broadcast:
         self._beat = self._loop.call_later(HEARTBEAT_US / 1e6, self._heartbeat)
         self._publish(encode_node(self._node, time.time_ns() // 1000))
         for entry in self._streams.values():
-            if entry.catalog is None or topic(HEARTBEAT, entry.name) not in self._subscriptions:
+            if (
+                entry.catalog is None
+                or entry.mirrored
+                or topic(HEARTBEAT, entry.name) not in self._subscriptions
+            ):
                 continue
             writer = entry.writer
             oldest = {track: writer.oldest(track) for track in entry.heads} if writer else {}

@@ -163,6 +163,11 @@ class Link:
             return now - self._answered_us <= CONTROL_SILENCE_US
         return not self.cut and not self.silent
 
+    @property
+    def silent_us(self) -> int:
+        """How long the origin has said nothing on the bus."""
+        return self._now() - self._heard_us
+
     def subscribe(self, stream: str) -> None:
         """Take everything that is published about ``stream``."""
         if self._bus is not None:

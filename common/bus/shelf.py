@@ -82,6 +82,18 @@ class Shelf:
         self._waiting_bytes = 0
 
     @property
+    def writer(self) -> StreamWriter | None:
+        """The pages of the newest epoch."""
+        return self._writer
+
+    def hand_over(self) -> StreamWriter | None:
+        """Give the newest epoch to another writer in this process; what waits is dropped."""
+        self._close_reader()
+        self._drop_waiting()
+        writer, self._writer = self._writer, None
+        return writer
+
+    @property
     def started(self) -> bool:
         """Whether there is something to show."""
         return self._writer is not None and bool(self._writer.tracks())

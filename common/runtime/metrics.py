@@ -65,6 +65,18 @@ PUBLISHERS_TOTAL = _counter("publishers_accepted", "Publishers accepted.", "prot
 PUBLISHERS_REFUSED = _counter("publishers_refused", "Publishers refused.", "protocol", "reason")
 STREAM_ONLINE = _gauge("stream_online", "Whether a publisher feeds the stream.", "stream")
 LAST_FRAME = _gauge("last_frame_timestamp_seconds", "Unix time of the newest frame.", "stream")
+FOLLOWING = _gauge(
+    "stream_following",
+    "For a stream that another origin owns: 1 while it is followed, 2 while frame by frame.",
+    "stream",
+)
+FOLLOWER_LAG = _gauge(
+    "follower_lag_seconds",
+    "Age of the oldest frame here that the stream's owner has not published.",
+    "stream",
+)
+TAKEOVERS = _counter("takeovers", "Streams taken over from their owners.", "stream", "reason")
+STEP_DOWNS = _counter("step_downs", "Streams given up to another origin.", "stream")
 
 # Bus, sending side.
 RECORDS_BROADCAST = _counter("records_broadcast", "Records sent to the bus.", "stream")

@@ -53,6 +53,9 @@ class RememberingBus:
     def attach(self, writer: StreamWriter) -> None:
         """Nothing is asked for here."""
 
+    def mirror(self, writer: StreamWriter, catalog: Catalog) -> None:
+        """Nothing is asked for here."""
+
     def catalog(self, catalog: Catalog) -> None:
         """Remember a catalog."""
         self.catalogs.append(catalog)
@@ -87,7 +90,14 @@ class RememberingBus:
 class Stage:
     """All of an origin but its sockets."""
 
-    def __init__(self, root: Path, streams: dict[str, StreamSettings] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        streams: dict[str, StreamSettings] | None = None,
+        *,
+        standby: str = "follow",
+    ) -> None:
+        self.standby = standby
         self.clock = Clock()
         self.bus = RememberingBus()
         self.root = root
@@ -104,6 +114,7 @@ class Stage:
             ownership,
             self.bus,
             publishers=5,
+            standby=self.standby,
             now=self.clock.now,
             mono=self.clock.mono,
             sleep=self._sleep,

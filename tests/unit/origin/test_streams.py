@@ -146,7 +146,8 @@ async def test_a_node_takes_only_so_many_publishers(stage: Stage) -> None:
         await stage.streams.publish("live+6", "sesame")
 
 
-async def test_a_stream_of_another_live_node_is_busy(stage: Stage, tmp_path: Path) -> None:
+async def test_a_stream_of_another_live_node_may_be_refused(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, standby="refuse")
     owner = await stage.registry.acquire("live", "elsewhere", {})
     path = next((tmp_path / "registry" / "streams").glob("live.json"))
     # The parent of this process is alive, and is not this process.

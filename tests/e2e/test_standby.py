@@ -1,0 +1,160 @@
+"""Two origins for one stream: what viewers see when the one that publishes is killed or stopped."""
+
+import asyncio
+import contextlib
+import re
+import subprocess
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from common.runtime.embedded import EmbeddedRegistry
+from common.runtime.registry import Owner
+from tests.e2e.test_equal import objects, same
+from tests.harness import viewers
+from tests.harness.ledger import difference
+from tests.harness.media import clip, packets, push
+from tests.harness.nodes import Node, Site, site
+
+pytestmark = pytest.mark.e2e
+
+AUDIO_TICK = 0.005
+
+
+@dataclass
+class Pair:
+    """Two origins, two edges, and who watches."""
+
+    made: Site
+    http: aiohttp.ClientSession
+    origins: list[Node]
+    edges: list[Node]
+    encoders: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
+    watching: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
+
+    def watch(self) -> None:
+        for number, edge in enumerate(self.edges):
+            flv = viewers.progressive(self.http, f"{edge.url}/live.flv")
+            self.watching[f"flv {number}"] = asyncio.create_task(flv)
+            ws = viewers.websocket(self.http, f"{edge.url}/live.mp4")
+            self.watching[f"ws {number}"] = asyncio.create_task(ws)
+            hls = viewers.ll_hls(self.http, f"{edge.url}/cmaf/live/index.m3u8")
+            self.watching[f"hls {number}"] = asyncio.create_task(hls)
+
+    async def owner(self) -> Owner | None:
+        return await EmbeddedRegistry(self.made.folder / "registry").owner("live")
+
+    async def until_owned_by(self, node: Node, seconds: float = 10) -> float:
+        """Wait until a node owns the stream; return how long that took."""
+        began = time.monotonic()
+        async with asyncio.timeout(seconds):
+            while True:
+                owner = await self.owner()
+                if owner is not None and owner.node == node.name:
+                    break
+                await asyncio.sleep(0.01)
+        return time.monotonic() - began
+
+    async def until_aligned(self, node: Node) -> None:
+        """Wait until a node follows frame by frame."""
+        async with asyncio.timeout(15):
+            while True:
+                if await self.metric(node, "headwater_stream_following") == 2:
+                    break
+                await asyncio.sleep(0.05)
+
+    async def metric(self, node: Node, name: str, at: str = "http") -> float:
+        async with self.http.get(f"http://{node.endpoints[at]}/metrics") as response:
+            text = await response.text()
+        found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M)
+        return sum(map(float, found))
+
+    async def push_both(self, source: Path) -> None:
+        """Push to both origins, first to the one that is to own the stream."""
+        self.encoders.append(push(source, self.made.ingest(self.origins[0])))
+        await self.until_owned_by(self.origins[0])
+        self.encoders.append(push(source, self.made.ingest(self.origins[1])))
+
+    async def got(self) -> dict[str, bytes]:
+        """Return what every viewer got, once the stream has ended."""
+        results = await asyncio.gather(*self.watching.values())
+        found: dict[str, bytes] = {}
+        for name, result in zip(self.watching, results, strict=True):
+            if isinstance(result, viewers.Watched):
+                found[name] = bytes(result.data)
+                continue
+            for uri, track in result.items():
+                assert not track.failures, (name, uri, track.failures[:5])
+                assert not any("DISCONTINUITY\n" in text for text in track.playlists), name
+                found[f"{name} {uri.rpartition('/')[2]}"] = track.stream()
+        return found
+
+
+@contextlib.asynccontextmanager
+async def pair(folder: Path, settings: dict[str, str] | None = None) -> AsyncIterator[Pair]:
+    stream = {"window": '"60s"', "reconnect": '"4s"'}
+    with site(folder) as made:
+        origins = [
+            made.add("origin", f"origin{n}", settings or {}, stream=stream) for n in range(2)
+        ]
+        edges = [made.add("edge", f"edge{n}", stream=stream, seed=n + 1) for n in range(2)]
+        for node in (*origins, *edges):
+            node.start()
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as http:
+            running = Pair(made, http, origins, edges)
+            try:
+                yield running
+            finally:
+                for task in running.watching.values():
+                    task.cancel()
+                for encoder in running.encoders:
+                    encoder.kill()
+                    encoder.wait()
+
+
+def check(got: dict[str, bytes], source: Path, tracks: Sequence[str] = ("video", "audio")) -> None:
+    """Check that everybody got every frame once and in order."""
+    wrong = {}
+    for name, data in got.items():
+        kinds = ["video"] if name.endswith("1.m3u8") else ["audio"]
+        for kind in kinds if "m3u8" in name else tracks:
+            pushed, have = packets(source, kind), packets(data, kind)
+            tick = 0.0012 if kind == "video" else AUDIO_TICK
+            wrong[f"{name} {kind}"] = difference(pushed, have, tick=tick)
+            if len(pushed) - len(have) > (0 if kind == "video" else 2):
+                wrong[f"{name} {kind}"] += f" {len(have)} of {len(pushed)} frames"
+    assert not {name: what for name, what in wrong.items() if what}
+
+
+async def test_a_leader_that_is_killed_costs_no_frame_with_dual_ingest(tmp_path: Path) -> None:
+    source = clip(tmp_path / "clip.flv", 24)
+    async with pair(tmp_path) as running:
+        running.watch()
+        await asyncio.sleep(0.3)
+        await running.push_both(source)
+        first, second = running.origins
+        await running.until_aligned(second)
+        await asyncio.sleep(5.3)
+        before = await objects(running.http, running.edges[0])
+        first.kill()
+        took = await running.until_owned_by(second)
+        print(f"taken over after {took:.3f} s")
+        late = running.made.add("edge", "late", seed=9)
+        late.start()
+        await asyncio.sleep(3)
+        every = [await objects(running.http, edge) for edge in (*running.edges, late)]
+        assert same(every[0], every[1]) >= 20
+        assert same(every[0], every[2]) >= 20
+        assert same(before, every[2]) >= 5, "the late edge has not what was before"
+        lost = [
+            await running.metric(edge, "headwater_records_lost_total", "admin")
+            for edge in running.edges
+        ]
+        assert lost == [0, 0]
+        assert await running.metric(second, "headwater_takeovers_total") == 1
+        check(await running.got(), source)
