@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import os
 import shutil
 import socket
@@ -9,8 +10,10 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from aiohttp import web
+
 from common.bus.gossip import Gossiper, Load, memory_used
-from common.runtime import http, listen, ready, wake
+from common.runtime import http, listen, ready, restart, wake
 from common.runtime.curve import guarded
 from common.runtime.logs import Log
 from common.runtime.registries import node_entry, open_registry
@@ -22,6 +25,7 @@ from edge.around import Watch
 from edge.config import Config
 from edge.draining import Drain
 from edge.output import configured
+from edge.succession import Succession, bequeath, inherited
 from edge.supervisor import Child, Supervisor
 
 __all__ = ["Config", "check", "run"]
@@ -31,6 +35,9 @@ log = Log("edge")
 SWEEP_INTERVAL = 60.0
 UNOWNED = 600.0
 """Seconds after which pages that no process writes are removed."""
+
+ADMIN_LINGER = 1.0
+"""Seconds that the admin port answers requests under way before a restart."""
 
 PAGE_ROOT_MODE = 0o700
 
@@ -42,6 +49,9 @@ def check(config: Config) -> None:
         ConfigError: If a setting of an output does not fit.
     """
     configured(config.edge.outputs)
+    if restart.checking():  # the code of the children, too
+        for module in child.MODULES:
+            importlib.import_module(module)
 
 
 async def run(config: Config) -> None:
@@ -73,10 +83,9 @@ async def run(config: Config) -> None:
             "gossip": gossiper.authority,
             **guard.endpoints,
         }
-        wakes = [wake.create() for _ in range(count)]
-        for fd in wakes:
-            stack.callback(os.close, fd)
-        supervisor = _supervisor(config, listeners, wakes)
+        supervisor = _supervisor(config, listeners, [wake.create() for _ in range(count)])
+        for viewer in supervisor.viewers:
+            stack.callback(os.close, viewer.wake)
         capacity = {
             "bits_per_second": float(config.edge.bandwidth),
             "sessions": float(config.edge.sessions),
@@ -88,16 +97,21 @@ async def run(config: Config) -> None:
         app.middlewares.append(http.own_host)
         runner = await http.serve(app, admin)
         stack.push_async_callback(runner.cleanup)
+        restart.hand_over(lambda: _leave(supervisor, runner))
+        succession = Succession(supervisor, *inherited())
         await stack.enter_async_context(_running(supervisor))
-        await _serve(config, registry, api, gossiper, root)
+        await _serve(config, registry, api, gossiper, succession)
     if not config.edge.keep_pages:
         shutil.rmtree(root, ignore_errors=True)
 
 
 async def _serve(
-    config: Config, registry: Registry, api: Api, gossiper: Gossiper, root: Path
+    config: Config, registry: Registry, api: Api, gossiper: Gossiper, succession: Succession
 ) -> None:
-    """Join the cluster once the children are ready; leave it at the end."""
+    """Join the cluster once the children are ready; leave it at the end.
+
+    After a restart we are in it already, and the children of the earlier image serve.
+    """
     supervisor, drain = api.supervisor, api.drain
     watch = Watch(registry, config.node.name, config.edge.balancer)
 
@@ -105,21 +119,33 @@ async def _serve(
         return supervisor.load(memory_used(), drain.active)
 
     drain.said = lambda: gossiper.send(load())
-    await supervisor.complete.wait()
-    await registry.register(node_entry(config.node, "edge", api.endpoints, api.capacity))
-    api.registered = True
+    api.registered = supervisor.covered
     try:
-        pids = [child.pid for child in supervisor.children]
-        ready.announce(config.node, api.endpoints, pids)
-        log.info("ready", extra={"node": config.node.name, **api.endpoints})
         async with asyncio.TaskGroup() as group:
+            group.create_task(succession.run(config.edge.retire))
+            if not api.registered:
+                await supervisor.complete.wait()
             group.create_task(gossiper.run(load))
             group.create_task(watch.run(drain.look))
-            group.create_task(_sweep(root))
+            group.create_task(_sweep(api.root))
+            await supervisor.complete.wait()
+            await registry.register(node_entry(config.node, "edge", api.endpoints, api.capacity))
+            api.registered = True
+            pids = [child.pid for child in supervisor.children]
+            ready.announce(config.node, api.endpoints, pids)
+            log.info("ready", extra={"node": config.node.name, **api.endpoints})
             await _until_stopped(drain, config.edge.drain)
     finally:
-        ready.withdraw(config.node)
-        await registry.unregister(config.node.name)
+        if api.registered:
+            ready.withdraw(config.node)
+            await registry.unregister(config.node.name)
+
+
+async def _leave(supervisor: Supervisor, admin: web.AppRunner) -> restart.Legacy:
+    """Get ready for the next image, which goes on with the children."""
+    if supervisor.complete.is_set():
+        await http.retire(admin, ADMIN_LINGER)
+    return bequeath(supervisor)
 
 
 async def _until_stopped(drain: Drain, seconds: float) -> None:
@@ -163,12 +189,20 @@ async def _running(supervisor: Supervisor) -> AsyncIterator[None]:
 
 
 def _supervisor(config: Config, listeners: list[socket.socket], wakes: list[int]) -> Supervisor:
-    worker = Child("worker", "worker", child.worker(config, wakes))
     viewers = [
-        Child(f"viewer{number + 1}", "viewer", child.viewer(config, fd, one))
+        Child(f"viewer{number + 1}", "viewer", child.viewer(config, fd, one), fd)
         for number, (fd, one) in enumerate(zip(wakes, _dealt(listeners, len(wakes)), strict=True))
     ]
-    return Supervisor(worker, viewers)
+
+    def rung() -> list[int]:
+        return [viewer.wake for viewer in supervisor.viewers]
+
+    def waits() -> bool:
+        return supervisor.worker is not worker
+
+    worker = Child("worker", "worker", child.worker(config, rung, waits))
+    supervisor = Supervisor(worker, viewers)
+    return supervisor
 
 
 def _dealt(listeners: list[socket.socket], count: int) -> list[list[socket.socket]]:

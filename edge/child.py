@@ -38,6 +38,8 @@ class Inheritance(msgspec.Struct, frozen=True):
     wake: list[int]
     listen: list[int]
     settings: dict[str, Any]
+    waits: bool = False
+    """Another process does this one's work until the supervisor says ``go``."""
 
     def config(self) -> Config:
         """Return the settings as the supervisor has them.
@@ -52,17 +54,33 @@ Main = Callable[[Inheritance, Config, Channel], Awaitable[None]]
 """What a child does: until its channel says ``stop`` or ends."""
 
 
-def worker(config: Config, wakes: Sequence[int]) -> Spawn:
-    """Return how to start the stream worker, which rings ``wakes``."""
-    return _spawner("edge.worker", config, wakes, ())
+MODULES = ("edge.worker", "edge.viewer")
+"""What children run."""
+
+
+def worker(
+    config: Config, wakes: Callable[[], list[int]], waits: Callable[[], bool] = lambda: False
+) -> Spawn:
+    """Return how to start the stream worker, which rings ``wakes``.
+
+    While ``waits()``, it does not begin before it is told to.
+    """
+    return _spawner("edge.worker", config, wakes, (), waits)
 
 
 def viewer(config: Config, wake: int, listeners: Sequence[socket.socket]) -> Spawn:
     """Return how to start a viewer process, which ``wake`` wakes, on ``listeners``."""
-    return _spawner("edge.viewer", config, [wake], [listener.fileno() for listener in listeners])
+    listen = [listener.fileno() for listener in listeners]
+    return _spawner("edge.viewer", config, lambda: [wake], listen)
 
 
-def _spawner(module: str, config: Config, wakes: Sequence[int], listen: Sequence[int]) -> Spawn:
+def _spawner(
+    module: str,
+    config: Config,
+    wakes: Callable[[], list[int]],
+    listen: Sequence[int],
+    waits: Callable[[], bool] = lambda: False,
+) -> Spawn:
     # A stream's key is no business of a child's, and the environment can be read in /proc.
     settings = loader.dump(config)
     bounds = {
@@ -72,7 +90,7 @@ def _spawner(module: str, config: Config, wakes: Sequence[int], listen: Sequence
     settings["streams"] = bounds
 
     async def spawn(control: socket.socket) -> Process:
-        given = Inheritance(control.fileno(), list(wakes), list(listen), settings)
+        given = Inheritance(control.fileno(), wakes(), list(listen), settings, waits())
         return await spawn_child(
             [sys.executable, "-m", module],
             pass_fds=[given.control, *given.wake, *given.listen],
@@ -117,6 +135,17 @@ def run(main: Main) -> int:
         logs.Log("edge.child").error("child failed", extra={"error": str(error)})
         return FAILED
     return 0
+
+
+async def turn(given: Inheritance, channel: Channel) -> bool:
+    """Wait until it is this process's turn; return whether it comes."""
+    if not given.waits:
+        return True
+    channel.send({"t": "waiting"})
+    async for message in channel:
+        if message.get("t") in ("go", "stop"):
+            return bool(message["t"] == "go")
+    return False
 
 
 async def _run(main: Main, given: Inheritance, config: Config) -> None:

@@ -58,6 +58,10 @@ class EdgeSettings(Settings, frozen=True):
     slow: Duration = Duration(1)
     """Media that may wait for a slow viewer; with more it goes on at the next keyframe."""
 
+    retire: Duration = Duration(30)
+    """How long viewers that watch over one connection may stay with the old processes after a
+    restart. Players that can are moved to the new ones at once; what is left ends at a keyframe."""
+
     repair: Duration = Duration(4)
     """How long a missing frame is waited for, before it counts as lost."""
 

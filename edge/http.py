@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from aiohttp import web, web_protocol
 
-from common.runtime.http import CORS, KEEPALIVE, MAX_BODY, Handler, errors, preflight
+from common.runtime.http import CORS, KEEPALIVE, MAX_BODY, Handler, errors, preflight, retirable
 from common.runtime.logs import Limited, Log
 from edge.output import Output
 from edge.sessions import Sessions
@@ -132,6 +132,7 @@ def application(outputs: Mapping[str, Output], sessions: Sessions) -> web.Applic
     """Return the application that serves all outputs."""
     app = web.Application(middlewares=[errors, admit], client_max_size=MAX_BODY)
     app[SESSIONS] = sessions
+    retirable(app)
     app.add_routes(list(dispatched(outputs.values())))
     app.router.add_route("OPTIONS", "/{path:.*}", preflight)
     return app

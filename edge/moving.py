@@ -68,6 +68,7 @@ class Mover:
         self._deadline = self._redirects_from = 0.0
         self._timers: list[asyncio.TimerHandle] = []
         self._version = 0
+        self._retiring = False
         sessions.guards.append(self.guard)
 
     @property
@@ -86,15 +87,24 @@ class Mover:
         self._version += 1
         if around.draining and not before.draining:
             self._begin(around.timeout)
-        elif before.draining and not around.draining:
+        elif before.draining and not around.draining and not self._retiring:
             self._take_back()
         elif around.draining and self._clock() + around.timeout < self._deadline - SAME:
             self._cancel()  # less time than was said before, such as when the edge is to stop
             self._begin(around.timeout)
 
+    def retire(self, timeout: float) -> None:
+        """Move long-lived viewers to the process that takes this one's place at the same address.
+
+        All else that comes over the connections that are still open is served as ever.
+        """
+        self._retiring = True
+        if not self.draining:
+            self._begin(timeout)
+
     def joined(self, viewer: Viewer) -> None:
         """Take note of a viewer that was on its way in when the drain began."""
-        if self.draining:
+        if self.draining or self._retiring:
             self._tell(viewer, 0.0)
 
     async def guard(self, request: web.Request, stream: str) -> None:
@@ -120,6 +130,7 @@ class Mover:
         self._cancel()
 
     def _begin(self, timeout: float) -> None:
+        self._cancel()
         now = self._clock()
         self._deadline = now + timeout
         self._redirects_from = now + min(STEERED, timeout / 2)
@@ -147,9 +158,12 @@ class Mover:
             self._timers.append(loop.call_later(self._chance() * spread, self._move, viewer))
 
     def _move(self, viewer: Viewer) -> None:
-        sibling = self.around.sibling(str(viewer.session.number))
-        if sibling is not None and viewer.on_move is not None and not viewer.done.done():
-            viewer.on_move(sibling.url)
+        base: str | None = ""  # the same address, where a successor accepts
+        if not self._retiring or self.draining:
+            sibling = self.around.sibling(str(viewer.session.number))
+            base = None if sibling is None else sibling.url
+        if base is not None and viewer.on_move is not None and not viewer.done.done():
+            viewer.on_move(base)
             metrics.VIEWERS_MOVED.labels(protocol=viewer.session.protocol).inc()
 
     def _end(self) -> None:

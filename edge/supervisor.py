@@ -14,6 +14,9 @@ child to us        ``ready`` once; ``report`` each second (``metrics``, ``sessio
                    bytes since the last one); ``sessions`` (``id``, ``list``) when asked
 us to a viewer     ``around`` (who else is there, whether this edge drains: :mod:`edge.around`)
 us to a child      ``stop``; ``sessions`` (``id``)
+us to a viewer     ``retire`` (``timeout``): a successor accepts; leave when nobody is left
+worker to us       ``waiting``: it can begin; ``released``: it writes no more
+us to the worker   ``go``: its predecessor has let go of the pages
 =================  ==========================================================================
 
 A child that dies is started again with the same sockets and eventfds. What a dead viewer process
@@ -22,6 +25,7 @@ wanted stays wanted until its successor speaks.
 
 import asyncio
 import itertools
+import os
 import socket
 from asyncio.subprocess import Process
 from collections import Counter
@@ -34,7 +38,8 @@ from common.runtime import metrics
 from common.runtime.control import Channel, pair
 from common.runtime.logs import Log
 from common.runtime.merge import Merger
-from common.runtime.tasks import Backoff, stop_child
+from common.runtime.tasks import Backoff, Running, stop_child
+from common.runtime.tasks import ended as wait_for_end
 
 log = Log("edge.supervisor")
 
@@ -74,10 +79,14 @@ class Report:
 class Child:
     """One child process that is started again whenever it ends."""
 
-    def __init__(self, name: str, kind: str, spawn: Spawn) -> None:
+    def __init__(self, name: str, kind: str, spawn: Spawn | None, wake: int = -1) -> None:
+        """``spawn`` is None for a child of an earlier image, which is not started again."""
         self.name = name
         self.kind = kind
-        self.process: Process | None = None
+        self.wake = wake
+        """The eventfd of a viewer process."""
+
+        self.process: Running | None = None
         self.channel: Channel | None = None
         self.ready = False
         self.wants: frozenset[str] = frozenset()
@@ -85,7 +94,18 @@ class Child:
         """It was started again: it wants what it wanted, and knows no states."""
 
         self.report = Report()
+        self.waiting = asyncio.Event()
+        """It waits for its predecessor to let go."""
+
+        self.released = asyncio.Event()
+        """It writes no more; set also when it has ended."""
+
         self._spawn = spawn
+
+    @property
+    def inherited(self) -> bool:
+        """Whether an earlier image of the supervisor started it."""
+        return self._spawn is None
 
     @property
     def pid(self) -> int:
@@ -108,17 +128,24 @@ class Child:
                 assert self.channel is not None
                 async for message in self.channel:
                     heard(self, message)
-                code = await self._reap(HANG_GRACE)
+                code = await self._reap(GRACE if self.inherited else HANG_GRACE)
                 self.ready = False
+                self.waiting.clear()
+                self.released.set()
+                ended(self)
+                if self.inherited:
+                    log.info("child left", extra={"child": self.name, "code": code})
+                    return
                 log.warning("child ended", extra={"child": self.name, "code": code})
                 metrics.CHILD_RESTARTS.labels(kind=self.kind).inc()
-                ended(self)
                 await backoff.wait()
         finally:
             self.send({"t": "stop"})
             await self._reap(GRACE, told=True)
 
     async def _start(self) -> None:
+        if self._spawn is None:
+            return  # it runs, and has its channel
         ours, theirs = pair()
         try:
             self.process = await self._spawn(theirs)
@@ -136,7 +163,7 @@ class Child:
             return 0
         try:
             async with asyncio.timeout(grace):
-                return await self.process.wait()
+                return await wait_for_end(self.process)
         except TimeoutError:
             return await stop_child(self.process, HANG_GRACE)
         finally:
@@ -149,14 +176,24 @@ class Supervisor:
     """The middle of the star: one stream worker, some viewer processes."""
 
     def __init__(self, worker: Child, viewers: list[Child]) -> None:
+        self.own = [worker, *viewers]
+        """The children that this image started, the worker first."""
+
         self.worker = worker
-        self.viewers = viewers
+        """The one that writes the pages now."""
+
+        self.viewers = list(viewers)
+        """All that serve: also those that an earlier image started, until they leave."""
+
         self.merger = Merger()
         self.states: dict[str, tuple[str, int]] = {}
         """State and epoch by stream, as the worker last said."""
 
         self.complete = asyncio.Event()
-        """Set once every child has been ready at the same time."""
+        """Set once every child of this image has been ready at the same time."""
+
+        self.covered = False
+        """Whether the children of an earlier image serve until then."""
 
         self.around: Callable[[], dict[str, Any]] | None = None
         """Makes the message that tells a viewer process of its surroundings."""
@@ -174,23 +211,27 @@ class Supervisor:
     async def run(self) -> None:
         """Run the children until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for child in self.children:
+            for child in dict.fromkeys([*self.own, *self.children]):
                 group.create_task(child.run(self.heard, self.ended), name=child.name)
 
     def missing(self) -> str | None:
-        """Return what is not ready yet, None if all is."""
-        waiting = [child.name for child in self.children if not child.ready]
-        return f"waiting for {', '.join(waiting)}" if waiting else None
+        """Return what is not ready yet, None if all is, or others serve meanwhile."""
+        waiting = self._unready()
+        return f"waiting for {', '.join(waiting)}" if waiting and not self.covered else None
+
+    def _unready(self) -> list[str]:
+        return [child.name for child in self.own if not child.ready]
 
     def heard(self, child: Child, message: dict[str, Any]) -> None:
         """Act on what a child says."""
         match message:
             case {"t": "ready"}:
                 child.ready = True
-                if self.missing() is None:
+                if not self._unready():
                     self.complete.set()
+                    self.covered = False
                 if child is self.worker:
-                    child.send({"t": "want", "streams": sorted(self.wanted())})
+                    self._tell_wanted()
                 elif self.around is not None:
                     child.send(self.around())
             case {"t": "want", "streams": [*streams]}:
@@ -200,6 +241,12 @@ class Supervisor:
             case {"t": "segment", "stream": str(stream), "track": int(), "segment": int()}:
                 if stream in child.wants:
                     self.worker.send(message)
+            case {"t": "waiting"}:
+                child.waiting.set()
+                if child is self.worker:
+                    child.send({"t": "go"})
+            case {"t": "released"}:
+                child.released.set()
             case {"t": "report"}:
                 self._report(child, message)
             case {"t": "sessions", "id": int(number), "list": [*sessions]}:
@@ -216,6 +263,10 @@ class Supervisor:
         self._gone.refused += last.refused
         for number in tuple(self._questions):
             self._answered(number, child.name, [])
+        if child.inherited and child in self.viewers:
+            self.viewers.remove(child)
+            os.close(child.wake)
+            self._tell_wanted()
 
     def wanted(self) -> set[str]:
         """Return the streams that any viewer process wants."""
@@ -290,11 +341,13 @@ class Supervisor:
         before = self.wanted()
         fresh = streams if child.forgot else streams - child.wants
         child.wants, child.forgot = streams, False
-        after = self.wanted()
-        if after != before:
-            self.worker.send({"t": "want", "streams": sorted(after)})
+        if self.wanted() != before:
+            self._tell_wanted()
         for stream in fresh & self.states.keys():
             self._tell(child, stream)
+
+    def _tell_wanted(self) -> None:
+        self.worker.send({"t": "want", "streams": sorted(self.wanted())})
 
     def _state(self, stream: str, state: str, epoch: int) -> None:
         if stream not in self.states and len(self.states) >= MAX_STATES:

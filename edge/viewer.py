@@ -19,6 +19,7 @@ from aiohttp import web
 
 from common.runtime import metrics
 from common.runtime.control import Channel
+from common.runtime.http import retire
 from common.runtime.logs import Log
 from common.runtime.wake import Wake
 from edge import child, http
@@ -26,7 +27,7 @@ from edge.around import Around
 from edge.config import Config
 from edge.hub import Hub
 from edge.mirrors import Mirrors
-from edge.moving import Mover
+from edge.moving import KEYFRAME, Mover
 from edge.output import ViewerContext, configured
 from edge.sessions import Sessions
 
@@ -64,6 +65,7 @@ class ViewerProcess:
         self._counted = _Counted(self.sessions)
         self._cpu = time.process_time()
         self._runner: web.AppRunner | None = None
+        self._retirement: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serve until the supervisor says stop, or is gone."""
@@ -88,6 +90,8 @@ class ViewerProcess:
                     job.cancel()
         finally:
             wake.close()
+            if self._retirement is not None:
+                self._retirement.cancel()
             await self._stop()
 
     def _make_outputs(self) -> None:
@@ -101,6 +105,8 @@ class ViewerProcess:
                     self.mirrors.state(
                         str(message["stream"]), str(message["state"]), int(message["epoch"])
                     )
+                case "retire":
+                    self._begin_retirement(float(message["timeout"]))
                 case "around":
                     self.mover.look(Around.heard(message))
                 case "sessions":
@@ -117,6 +123,18 @@ class ViewerProcess:
     def _missing(self, stream: str, track: int, segment: int) -> None:
         wish = {"t": "segment", "stream": stream, "track": track, "segment": segment}
         self._channel.send(wish)
+
+    def _begin_retirement(self, timeout: float) -> None:
+        if self._retirement is None:
+            self._retirement = asyncio.create_task(self._retire(timeout), name="retire")
+
+    async def _retire(self, timeout: float) -> None:
+        """Leave the place to a successor: accept nobody, serve who is here, and end with them."""
+        assert self._runner is not None
+        self.mover.retire(timeout)
+        await retire(self._runner, timeout + KEYFRAME + 1)
+        self._channel.send(self._said(0.0))
+        self._channel.close()
 
     async def _scan(self) -> None:
         loop = asyncio.get_running_loop()
@@ -144,7 +162,7 @@ class ViewerProcess:
         return {
             "t": "report",
             "metrics": metrics.snapshot(),
-            "sessions": len(self.sessions),
+            "sessions": self.hub.viewers() if self._retirement else len(self.sessions),
             "bytes": self.sessions.bytes.total(),
             "opened": self.sessions.opened.total(),
             "refused": self.sessions.refused.total(),

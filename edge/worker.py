@@ -53,6 +53,8 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
         open_registry(config.node) as registry,
         guarded(config.node, registry) as guard,
     ):
+        if not await child.turn(given, channel):
+            return
         intake = Intake(
             node=config.node.name,
             pages=Pages(root, Board.create(root), limits, config.streams),
@@ -72,6 +74,7 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
             await _work(intake, channel)
         finally:
             intake.close()
+            channel.send({"t": "released"})
 
 
 async def _work(intake: Intake, channel: Channel) -> None:

@@ -15,7 +15,7 @@ from typing import cast
 import zmq
 
 from common.errors import ListenError
-from common.runtime import listen
+from common.runtime import inherit, listen
 from common.runtime.curve import PLAIN, Authenticator, Domain, Guard
 from common.wire.gossip import Gossip, encode_gossip
 
@@ -63,6 +63,7 @@ class Gossiper:
             ListenError: If it cannot be bound.
         """
         host, port = listen.parse(address, setting)
+        port = port or inherit.estate().port(setting, address)
         self._node = node
         self._boot = time.time_ns() // 1000
         self._sequence = 0
@@ -93,6 +94,7 @@ class Gossiper:
         last = cast(bytes, self._socket.getsockopt(zmq.LAST_ENDPOINT))
         self.port = int(last.rstrip(b"\0").rpartition(b":")[2])
         self.authority = f"{_reachable(host)}:{self.port}"
+        inherit.estate().note(setting, address, [], self.port)
 
     def send(self, load: Load) -> None:
         """Send one report; never waits."""

@@ -21,6 +21,9 @@ MAX_UNSENT = 64 * 1024 * 1024
 MAX_UNREAD = 10_000
 """Messages received and not yet asked for; then the peer has to wait."""
 
+LEAVE_TIMEOUT = 1.0
+"""Seconds that the peer may take to read what waits for it when this image of the program ends."""
+
 _LENGTH = struct.Struct("<I")
 _CHUNK = 256 * 1024
 
@@ -36,13 +39,16 @@ class Channel:
     Iterate over it to receive; the iteration ends when the peer is gone.
     """
 
-    def __init__(self, end: int | socket.socket) -> None:
-        """Take over an end: a socket, or an inherited file descriptor."""
+    def __init__(self, end: int | socket.socket, unread: bytes = b"") -> None:
+        """Take over an end: a socket, or an inherited file descriptor.
+
+        ``unread`` is what an earlier image of this program had read of an unfinished message.
+        """
         self._socket = end if isinstance(end, socket.socket) else socket.socket(fileno=end)
         self._socket.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._received: deque[Any] = deque()
-        self._unread = bytearray()
+        self._unread = bytearray(unread)
         self._unsent = bytearray()
         self._news = asyncio.Event()
         self._paused = False
@@ -67,6 +73,23 @@ class Channel:
         if len(self._unsent) > MAX_UNSENT:
             self.close()
         return not self.closed
+
+    def received(self) -> list[dict[str, Any]]:
+        """Take all messages that have been received and not been asked for."""
+        found = list(self._received)
+        self._received.clear()
+        return found
+
+    def leave(self) -> tuple[int, bytes]:
+        """Return the descriptor and what was read of an unfinished message: another image of this
+        program goes on with both. What waits to be sent is sent before.
+
+        Raises:
+            OSError: If the peer is gone, or does not read.
+        """
+        self._socket.settimeout(LEAVE_TIMEOUT)
+        self._socket.sendall(self._unsent)
+        return self._socket.fileno(), bytes(self._unread)
 
     def close(self) -> None:
         """Close this end; what was received can still be read."""

@@ -3,6 +3,8 @@
 The deadlines and caps here are the ones that SECURITY.md lists.
 """
 
+import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterable
@@ -14,14 +16,25 @@ from common.runtime.logs import Log
 
 log = Log("http")
 
+RETIRING: web.AppKey[asyncio.Event] = web.AppKey("retiring", asyncio.Event)
+"""Set while a server lets its clients go: each answer is the last one of its connection."""
+
 KEEPALIVE = 15.0
 """Seconds that an idle connection is kept; aiohttp's runner would keep it for an hour."""
 
 SHUTDOWN = 0.5
 """Seconds that requests under way get when the server stops."""
 
+LEAST_LINGER = 0.5
+"""Seconds that a server which retires goes on at least."""
+
+RETIRE_LOOK = 0.05
+"""Seconds between two looks whether its clients have left."""
+
 MAX_BODY = 64 * 1024
 """Bytes of a request's body, except where a handler reads a stream."""
+
+_SWITCHING = 101
 
 RETRY_AFTER = 1
 """Seconds after which a refused client may try again."""
@@ -111,7 +124,40 @@ def application(routes: Iterable[web.AbstractRouteDef] = ()) -> web.Application:
     """Return an application with the error middleware and ``routes``."""
     app = web.Application(middlewares=[errors], client_max_size=MAX_BODY)
     app.add_routes(list(routes))
+    retirable(app)
     return app
+
+
+def retirable(app: web.Application) -> None:
+    """Make :func:`retire` work for an application."""
+    app[RETIRING] = asyncio.Event()
+    app.on_response_prepare.append(_last_answer)
+
+
+async def _last_answer(request: web.Request, response: web.StreamResponse) -> None:
+    if request.app[RETIRING].is_set() and response.status != _SWITCHING:
+        response.force_close()
+        response.headers["Connection"] = "close"  # aiohttp has written its own by now
+
+
+async def retire(runner: web.AppRunner, limit: float) -> None:
+    """Accept nobody any more and wait until all clients have left, at most ``limit`` seconds.
+
+    Requests under way are answered. A connection that waits for its next request is not closed
+    under the client's hands: the next answer says that it is the last, or the client lets it rest
+    until it would have been closed anyhow. ``cleanup()`` of the runner ends what is left.
+    """
+    assert runner.app is not None
+    runner.app[RETIRING].set()
+    for site in tuple(runner.sites):
+        await site.stop()
+    server = runner.server
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit):
+            # A connection accepted a moment ago is not in the list yet.
+            await asyncio.sleep(min(limit, LEAST_LINGER))
+            while server is not None and server.connections:  # noqa: ASYNC110 - aiohttp has no event
+                await asyncio.sleep(RETIRE_LOOK)
 
 
 async def preflight(_: web.Request) -> web.Response:

@@ -100,13 +100,11 @@ class Estate:
         """Return the address of every setting that is bound."""
         return {setting: address for setting, (address, _, _) in self.bound.items()}
 
-    def passing(self, duplicate: bool = False) -> dict[str, Passed]:
-        """Return what the next image gets; duplicates outlive the sockets that are open now."""
+    def passing(self) -> dict[str, Passed]:
+        """Return what the next image gets: duplicates, which outlive the sockets that are open."""
         found = {}
         for setting, (address, sockets, port) in self.bound.items():
-            fds = [one.fileno() for one in sockets if one.fileno() >= 0]
-            if duplicate:
-                fds = [os.dup(fd) for fd in fds]
+            fds = [os.dup(one.fileno()) for one in sockets if one.fileno() >= 0]
             if fds or port:
                 found[setting] = Passed(address, fds, port)
         return found

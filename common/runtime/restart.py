@@ -94,17 +94,20 @@ class Restart:
         """
         await self.check()
         self._busy = True
+        sockets = inherit.estate().passing()  # duplicates, as the role may close its own
         if self._hand_over is None:
             assert self._role is not None
-            self._sockets = inherit.estate().passing(duplicate=True)
+            self._sockets = sockets
             self._role.cancel()
             return
         try:
             legacy = await self._hand_over()
         except HeadwaterError as error:
             self._busy = False
+            for fd in (fd for passed in sockets.values() for fd in passed.fds):
+                os.close(fd)
             raise RestartRefused(str(error)) from error
-        _execute(inherit.estate().passing(), legacy)
+        _execute(sockets, legacy)
 
     async def run(self, role: Coroutine[Any, Any, None]) -> None:
         """Run a role until it is stopped; if a restart stopped it, execute the program again."""
@@ -229,6 +232,12 @@ def current() -> Restart:
     if _current is None:
         raise NodeUnavailable("this process cannot restart itself")
     return _current
+
+
+def hand_over(prepare: HandOver) -> None:
+    """Have ``prepare`` called when this process is to restart (:meth:`Restart.hand_over`)."""
+    if _current is not None:
+        _current.hand_over(prepare)
 
 
 async def serve(node: NodeSettings, role: Coroutine[Any, Any, None]) -> None:

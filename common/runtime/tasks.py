@@ -8,7 +8,7 @@ import random
 import signal
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from common.runtime.logs import Log
 
@@ -130,17 +130,72 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
         os._exit(1)
 
 
-async def ended(process: Process) -> int:
+class Running(Protocol):
+    """A child process, started by this image of the program or by an earlier one."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+
+
+class Adopted:
+    """A child process that an earlier image of this program started (see inherit.py)."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._code: int | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        if self._code is None:
+            try:
+                pid, status = os.waitpid(self._pid, os.WNOHANG)
+            except ChildProcessError:
+                pid, status = self._pid, 0
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+        return self._code
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        if self.returncode is None:
+            os.kill(self._pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        if self.returncode is None:
+            os.kill(self._pid, signal.SIGKILL)
+
+
+async def ended(process: Running) -> int:
     """Wait until a child has ended; return its exit code, negative for a signal.
 
-    Unlike ``process.wait()``, this does not wait for grandchildren that hold its output open.
+    Unlike ``Process.wait()``, this does not wait for grandchildren that hold its output open.
     """
     loop = asyncio.get_running_loop()
     gone = asyncio.Event()
     try:
         watch = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return await process.wait()
+    except ProcessLookupError:  # it has been collected already, or is just being
+        while process.returncode is None:  # noqa: ASYNC110 - a thread of asyncio's sets it
+            await asyncio.sleep(0.001)
+        return process.returncode
     try:
         loop.add_reader(watch, gone.set)
         while process.returncode is None:
@@ -152,7 +207,7 @@ async def ended(process: Process) -> int:
         os.close(watch)
 
 
-async def stop_child(process: Process, grace: float = 2.0) -> int:
+async def stop_child(process: Running, grace: float = 2.0) -> int:
     """End a child: SIGTERM, and SIGKILL after ``grace`` seconds; return its exit code."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
@@ -167,6 +222,6 @@ async def stop_child(process: Process, grace: float = 2.0) -> int:
         return await ended(process)
 
 
-async def stop_children(processes: Sequence[Process], grace: float = 2.0) -> None:
+async def stop_children(processes: Sequence[Running], grace: float = 2.0) -> None:
     """End several children side by side."""
     await asyncio.gather(*(stop_child(process, grace) for process in processes))

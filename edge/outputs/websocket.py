@@ -252,7 +252,10 @@ class _Conversation:
         self._context.mover.joined(self._viewer)
 
     def _move(self, base: str) -> None:
-        """Tell the viewer to go on at another edge; it gets its media here until it leaves."""
+        """Tell the viewer to go on at another edge; it gets its media here until it leaves.
+
+        With an empty ``base`` it is to connect anew to the address that it used.
+        """
         if self._viewer is not None:
             url = base.replace("http", "ws", 1) + self._request.raw_path
             self._viewer.write(control({"type": "move", "data": {"url": url}}))

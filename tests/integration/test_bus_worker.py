@@ -61,7 +61,7 @@ class Rig:
 
     async def start(self) -> Process:
         ours, theirs = pair()
-        process = await child.worker(self.config, self.wakes)(theirs)
+        process = await child.worker(self.config, lambda: self.wakes)(theirs)
         theirs.close()
         started = Process(process, Channel(ours))
         await started.hear("ready")

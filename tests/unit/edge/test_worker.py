@@ -183,7 +183,7 @@ async def test_a_child_gets_what_bounds_a_stream_but_not_its_key(
     monkeypatch.setattr(child, "spawn_child", spawn_child)
     streams = {"live": StreamSettings(key="secret", bytes_max=Size(1_000_000))}
     ours, theirs = pair()
-    await child.worker(Config(streams=streams), [])(theirs)
+    await child.worker(Config(streams=streams), list)(theirs)
     ours.close()
     theirs.close()
     assert "secret" not in given[0]

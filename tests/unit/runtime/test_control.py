@@ -136,3 +136,22 @@ def test_ringing_never_waits_however_often() -> None:
     os.eventfd_write(fd, 2**64 - 2)
     wake.ring(fd)
     os.close(fd)
+
+
+async def test_another_image_goes_on_in_the_middle_of_a_message() -> None:
+    ours, theirs = control.pair()
+    peer = socket.socket(fileno=theirs.detach())
+    channel = Channel(ours)
+    body = msgpack.packb({"t": "whole"})
+    data = struct.pack("<I", len(body)) + body
+    peer.sendall(data + data[:7])
+    assert await anext(channel) == {"t": "whole"}
+    fd, unread = channel.leave()
+    asyncio.get_running_loop().remove_reader(ours)
+    assert unread == data[:7]
+    heir = Channel(os.dup(fd), unread)
+    peer.sendall(data[7:])
+    assert await anext(heir) == {"t": "whole"}
+    heir.close()
+    channel.close()
+    peer.close()

@@ -125,3 +125,38 @@ async def test_a_request_under_way_does_not_hold_up_the_end() -> None:
             await runner.cleanup()
         with pytest.raises(aiohttp.ClientError):
             await asking
+
+
+async def test_a_server_that_retires_answers_what_it_has_and_closes_nobody() -> None:
+    """The client whose connection rests may be sending at this very moment."""
+    held = asyncio.Event()
+
+    async def hold(_: web.Request) -> web.Response:
+        await held.wait()
+        return web.Response(text="held")
+
+    app = http.application([web.get("/hold", hold)])
+    app.router.add_post("/echo", echo)
+    listener = listen.bind("127.0.0.1:0")
+    heir = listener.dup()
+    runner = await http.serve(app, listener)
+    url = f"http://{listen.authority(heir)}"
+    async with aiohttp.ClientSession() as resting, aiohttp.ClientSession() as waiting:
+        async with resting.post(f"{url}/echo", data=b"1") as answer:
+            assert "Connection" not in answer.headers
+        asked = asyncio.create_task(waiting.get(f"{url}/hold"))
+        while len(runner.server.connections if runner.server else ()) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        retired = asyncio.create_task(http.retire(runner, 10.0))
+        await asyncio.sleep(0.6)
+        assert not retired.done()
+        async with resting.post(f"{url}/echo", data=b"2") as answer:
+            assert answer.headers["Connection"] == "close"
+            assert await answer.read() == b"2"
+        held.set()
+        assert (await asked).headers["Connection"] == "close"
+        await asyncio.wait_for(retired, 2.0)
+    with heir:  # who connects now waits for whoever accepts next
+        _, writer = await asyncio.open_connection(*heir.getsockname())
+        writer.close()
+        await runner.cleanup()

@@ -86,7 +86,7 @@ def test_an_image_leaves_its_sockets_and_state_to_the_next(
     names = [one.getsockname() for one in (first, *many)]
     assert len(set(names)) == 2
     estate.note("edge.gossip", "127.0.0.1:0", [], port=5570)
-    passed = estate.passing(duplicate=True)
+    passed = estate.passing()
     for one in (first, *many):
         one.close()
     heir = handed_over(passed)
@@ -109,7 +109,7 @@ def test_another_address_is_bound_anew_and_the_old_socket_closed(
 ) -> None:
     first = listen.bind("127.0.0.1:0", setting="edge.admin")
     port = first.getsockname()[1]
-    passed = estate.passing(duplicate=True)
+    passed = estate.passing()
     first.close()
     monkeypatch.setattr(inherit, "_estate", handed_over(passed))
     with listen.bind("[::1]:0", setting="edge.admin") as bound:

@@ -13,6 +13,7 @@ import pytest
 from common.runtime import tasks
 from common.runtime.embedded import start_time
 from common.runtime.tasks import (
+    Adopted,
     Backoff,
     run_until_signalled,
     spawn_child,
@@ -160,3 +161,20 @@ def test_children_die_with_their_parent() -> None:
         import select
 
         assert select.select([file], [], [], 10)[0]  # readable: it has ended
+
+
+def started(program: str) -> int:
+    return os.posix_spawn(sys.executable, [sys.executable, "-c", program], os.environ)
+
+
+async def test_a_child_of_an_earlier_image_is_ended_and_collected() -> None:
+    pid = started("import time; time.sleep(60)")
+    adopted = Adopted(pid)
+    assert await stop_child(adopted) == -signal.SIGTERM
+    assert adopted.returncode == -signal.SIGTERM
+    assert not os.path.exists(f"/proc/{pid}")
+    assert await tasks.ended(adopted) == -signal.SIGTERM
+
+
+async def test_the_exit_code_of_an_adopted_child_that_ended_by_itself_is_known() -> None:
+    assert await tasks.ended(Adopted(started("exit(5)"))) == 5

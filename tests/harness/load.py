@@ -1,0 +1,126 @@
+"""Many short requests at a steady rate, as players make them, and what went wrong with any."""
+
+import asyncio
+import contextlib
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urljoin
+
+import aiohttp
+
+TIMEOUT = 15.0
+"""Seconds after which a request has failed."""
+
+TRACK = 1
+
+
+@dataclass
+class Load:
+    """Requests to some edges, and through a balancer, until it is stopped."""
+
+    edges: Sequence[str]
+    balancer: str = ""
+    rate: float = 1000.0
+    """Requests a second."""
+
+    clients: int = 40
+    seed: int = 1
+    asked: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    slowest: dict[str, float] = field(default_factory=dict)
+    began: float = 0.0
+    took: float = 0.0
+
+    @property
+    def reached(self) -> float:
+        """Requests a second that were answered."""
+        return self.asked.total() / self.took
+
+    async def client(self, number: int) -> None:
+        """Ask one thing after the other; every other client opens a connection for each."""
+        chance = random.Random(self.seed * 1000 + number)
+        edge = self.edges[number % len(self.edges)]
+        pause = self.clients / self.rate
+        connector = aiohttp.TCPConnector(force_close=number % 2 == 1)
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(TIMEOUT)
+        ) as http:
+            due = time.monotonic() + chance.random() * pause
+            while True:
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                due = max(due + pause, time.monotonic() - 1)
+                playlist = await self.get(http, "playlist", f"{edge}/cmaf/live/{TRACK}.m3u8")
+                for kind, url in _next(f"{edge}/cmaf/live/", playlist, chance):
+                    due += pause
+                    await self.get(http, kind, url)
+                if self.balancer:
+                    due += pause
+                    await self.get(http, "redirect", f"{self.balancer}/cmaf/live/index.m3u8", 307)
+
+    async def parked(self, number: int) -> None:
+        """Follow the playlist by blocking reloads, as an LL-HLS player does."""
+        edge = self.edges[number % len(self.edges)]
+        base = f"{edge}/cmaf/live/{TRACK}.m3u8"
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(TIMEOUT)) as http:
+            query = ""
+            while True:
+                text = await self.get(http, "reload" if query else "playlist", base + query)
+                query = _reload(text)
+
+    async def get(self, http: aiohttp.ClientSession, kind: str, url: str, want: int = 200) -> str:
+        """Ask for something and note how that went; return its text."""
+        began = time.monotonic()
+        self.asked[kind] += 1
+        try:
+            async with http.get(url, allow_redirects=False) as answer:
+                body = await answer.read()
+                if answer.status != want:
+                    self.failures.append(f"{kind} {answer.status} {url} {body[:200]!r}")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            since = time.monotonic() - self.began
+            self.failures.append(f"{kind} after {since:.2f} s: {error!r} {url}")
+            return ""
+        took = time.monotonic() - began
+        self.slowest[kind] = max(self.slowest.get(kind, 0.0), took)
+        return body.decode(errors="replace") if kind in ("playlist", "reload") else ""
+
+
+def _next(base: str, playlist: str, chance: random.Random) -> list[tuple[str, str]]:
+    """Return what to fetch next: the newest parts, and a segment."""
+    parts = re.findall(r'#EXT-X-PART:[^\n]*URI="([^"]+)"', playlist)
+    segments = re.findall(r"^[^#\s]\S*", playlist, re.M)
+    wanted = [("part", urljoin(base, name)) for name in parts[-3:]]
+    if segments:
+        wanted.append(("segment", urljoin(base, chance.choice(segments))))
+    return wanted
+
+
+def _reload(text: str) -> str:
+    """Return the query of the blocking reload that follows this playlist."""
+    found = re.search(r"#EXT-X-MEDIA-SEQUENCE:(\d+)", text)
+    if found is None:
+        return ""
+    closed = text.count("#EXTINF:")
+    tail = text[text.rfind("#EXTINF:") :] if closed else text
+    return f"?_HLS_msn={int(found[1]) + closed}&_HLS_part={tail.count('#EXT-X-PART:')}"
+
+
+@contextlib.asynccontextmanager
+async def under(load: Load) -> AsyncIterator[Load]:
+    """Ask for the time of a block."""
+    load.began = time.monotonic()
+    tasks = [asyncio.create_task(load.client(number)) for number in range(load.clients)]
+    tasks += [asyncio.create_task(load.parked(number)) for number in range(2 * len(load.edges))]
+    try:
+        yield load
+    finally:
+        load.took = time.monotonic() - load.began
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                load.failures.append(repr(result))
