@@ -10,7 +10,9 @@ from balancer.cluster import Cluster
 from balancer.config import Config, round_trips, weights
 from balancer.director import Director
 from balancer.gossip import GossipListener
+from balancer.pathways import Pathways
 from balancer.policy import Rules
+from balancer.steering import Steering
 from common.bus.gossip import Gossiper, Load
 from common.runtime import http, listen, metrics, ready
 from common.runtime.curve import Guard, guarded
@@ -39,6 +41,8 @@ class Balancer:
         self.redirector = Redirector(
             self.director, config.node.name, config.node.datacenter, lambda: self.cluster.elsewhere
         )
+        pathways = Pathways(self.director, self.redirector)
+        self.steering = Steering(pathways.seen, self.director.sent, config.balancer.steering)
         self._registry = registry
 
     def missing(self) -> str | None:
@@ -88,7 +92,11 @@ async def _serve(
 ) -> None:
     balancer = Balancer(config, registry)
     app = http.application(
-        [*http.health_routes(balancer.missing, metrics.text), *routes(balancer.redirector)]
+        [
+            *http.health_routes(balancer.missing, metrics.text),
+            *balancer.steering.routes(),
+            *routes(balancer.redirector),
+        ]
     )
     runner = await http.serve(app, listener)
     gossip = GossipListener(balancer.cluster.heard, guard)

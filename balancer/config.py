@@ -6,7 +6,7 @@ import msgspec
 
 from balancer.policy import Weights
 from common.errors import ConfigError
-from common.runtime.config import LogSettings, NodeSettings, Settings
+from common.runtime.config import Duration, LogSettings, NodeSettings, Settings
 from common.runtime.loader import suggestion
 
 
@@ -21,6 +21,10 @@ class BalancerSettings(Settings, frozen=True):
 
     bandwidth: float = 1e9
     """Bits a second that a node can send if it does not say so itself."""
+
+    steering: Duration = Duration(10)
+    """How often players with Content Steering ask which edge to use. They hear of a drain that
+    much later at most."""
 
     sessions: int = 5000
     """Viewers that an edge can have if it does not say so itself."""

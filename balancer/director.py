@@ -79,6 +79,17 @@ class Director:
         """
         return order(self._looked_at(viewer, everybody))
 
+    def judged(self, viewer: Viewer, node: str) -> Candidate:
+        """Return one node as it is for a viewer; nothing is noted.
+
+        Raises:
+            NodeUnavailable: If nobody knows it.
+        """
+        found = self.table.nodes.get(node)
+        if found is None:
+            raise NodeUnavailable(f"no node {node!r} is known")
+        return self._judge(viewer, self._clock())(found.state)
+
     def choose(self, viewer: Viewer) -> Node:
         """Return the node for a viewer, who goes there now.
 

@@ -103,15 +103,21 @@ class Watch:
 
     def _seen(self, entries: list[NodeEntry]) -> Around:
         own = next((one for one in entries if one.name == self._node), None)
+        home = own.datacenter if own is not None else ""
+        usable = [one for one in entries if one.name != self._node and not one.draining]
         peers = [
             Peer(one.name, url_of(one.endpoints["http"]), one.capacity.get("bits_per_second", 1.0))
-            for one in entries
-            if one.role == "edge" and one.name != self._node and not one.draining
+            for one in _near([one for one in usable if one.role == "edge"], home)
         ]
-        balancers = [one for one in entries if one.role == "balancer" and not one.draining]
+        balancers = _near([one for one in usable if one.role == "balancer"], home)
         # Each edge has its own favourite: several balancers share the viewers that ask them.
         nearest = min(balancers, key=lambda one: race(self._node, one.name, 1.0), default=None)
         balancer = self._balancer or (url_of(nearest.endpoints["http"]) if nearest else "")
         draining = own is not None and own.draining
         timeout = own.drain_timeout if own is not None and draining else 0.0
         return Around(self._node, balancer, tuple(peers), draining, timeout)
+
+
+def _near(entries: list[NodeEntry], home: str) -> list[NodeEntry]:
+    """Return those of our datacenter; all, if it has none."""
+    return [one for one in entries if one.datacenter == home] or entries

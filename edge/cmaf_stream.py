@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 from common.errors import HeadwaterError, StreamNotFound
 from common.track.catalog import PACKAGING, Catalog
 from common.track.reader import StreamReader
+from edge.around import Around
 from edge.mirrors import Mirror
 from edge.packager import Packager, Packed
 from edge.playlists import WAIT, Directives, Playlists, Text, Wait
@@ -136,9 +137,9 @@ class Epoch:
             return WAIT
         return self.playlists.media(track, ask)
 
-    def multivariant(self) -> Text | Wait:
-        """Return the multivariant playlist."""
-        return self.variants.text()
+    def multivariant(self, around: Around, path: str) -> Text | Wait:
+        """Return the multivariant playlist; ``around`` are the edges that have it at ``path``."""
+        return self.variants.text(around, path)
 
 
 class _Parked:

@@ -46,7 +46,8 @@ VISITED = ("/cmaf/", "/hls/")
 """Where a viewer is a row of requests, and may be known already."""
 
 KEYFRAME = 7.0
-"""Seconds that the last viewers of a drain wait for a keyframe: the longest segment, and some."""
+"""Seconds before the end of a drain in which the last viewers wait for a keyframe: the longest
+segment, and some; at most a quarter of the drain's time."""
 
 
 class Mover:
@@ -138,7 +139,8 @@ class Mover:
         for viewer in self._hub.members():
             self._tell(viewer, min(SPREAD, timeout / 3))
         loop = asyncio.get_running_loop()
-        self._timers.append(loop.call_later(timeout, self._end))
+        self._timers.append(loop.call_later(max(timeout * 0.75, timeout - KEYFRAME), self._end))
+        self._timers.append(loop.call_later(timeout, self._hub.end_now))
         log.info("viewers are moved", extra={"viewers": len(self._sessions), "seconds": timeout})
 
     def _take_back(self) -> None:
@@ -167,12 +169,10 @@ class Mover:
             metrics.VIEWERS_MOVED.labels(protocol=viewer.session.protocol).inc()
 
     def _end(self) -> None:
-        """The time is over: end what is left with the next keyframe, or without one."""
+        """The time is nearly over: end what is left with the next keyframe."""
         for viewer in self._hub.members():
             metrics.VIEWERS_MOVED.labels(protocol=viewer.session.protocol).inc()
         self._hub.end_at_keyframe()
-        loop = asyncio.get_running_loop()
-        self._timers.append(loop.call_later(KEYFRAME, self._hub.end_now))
 
     def _away(self, request: web.Request) -> Exception:
         """Return where somebody new is to go: the balancer knows best."""

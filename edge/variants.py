@@ -18,9 +18,14 @@ from common.formats.m3u8 import (
 from common.media.codec import Codec, Kind
 from common.media.describe import Description, describe
 from common.media.track import Track
+from edge.around import Around
 from edge.listing import Listing
 from edge.playlists import WAIT, Playlists, Source, Text, Wait
+from edge.redundancy import redundant
 from edge.segments import Segment
+
+ALONE = Around()
+"""No other edge is known."""
 
 Rates = tuple[int, int]
 """Peak and average bits a second."""
@@ -49,14 +54,22 @@ class Variants:
             return None
         return there or None
 
-    def text(self) -> Text | Wait:
-        """Return the playlist, as soon as every track has something to play."""
+    def text(self, around: Around = ALONE, path: str = "") -> Text | Wait:
+        """Return the playlist, as soon as every track has something to play.
+
+        ``around`` are the edges that have the same stream at ``path``.
+        """
         catalog = self._source.catalog
         tracks = self.tracks()
         if tracks is None or not catalog.target_duration or not catalog.part_target_us:
             return WAIT
         listings = {track.id: self._playlists.listing(track.id) for track in tracks}
-        stamp = (catalog.version, *((number, id(found)) for number, found in listings.items()))
+        stamp = (
+            catalog.version,
+            around,
+            path,
+            *((number, id(found)) for number, found in listings.items()),
+        )
         if self._known is None or self._known[0] != stamp:
             rates = {
                 number: rates_of(
@@ -66,6 +79,8 @@ class Variants:
                 if found is not None
             }
             playlist = assemble(tracks, rates, independent=catalog.independent)
+            turn = max(found.last_closed for found in listings.values() if found is not None)
+            playlist = redundant(playlist, around, path, turn)
             self._known = (stamp, Text(write_multivariant(playlist).encode()))
         return self._known[1]
 

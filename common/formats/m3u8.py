@@ -187,6 +187,8 @@ class Rendition:
 
     channels: int = 0
     default: bool = False
+    stable_id: str = ""
+    """What stays the same when its URI changes (4.4.6.1); empty: not said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,21 @@ class Variant:
     audio: str = ""
     """Group of audio renditions."""
 
+    stable_id: str = ""
+    """What stays the same when its URI changes (4.4.6.2); empty: not said."""
+
+    pathway: str = ""
+    """By which way its media come (4.4.6.2); empty: not said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """EXT-X-CONTENT-STEERING (4.4.6.6): whom a player asks which pathway to take."""
+
+    server_uri: str
+    pathway: str
+    """The one to begin with."""
+
 
 @dataclass(frozen=True, slots=True)
 class MultivariantPlaylist:
@@ -214,6 +231,7 @@ class MultivariantPlaylist:
     variants: tuple[Variant, ...]
     renditions: tuple[Rendition, ...] = ()
     independent: bool = False
+    steering: Steering | None = None
 
 
 def write_multivariant(playlist: MultivariantPlaylist) -> str:
@@ -221,6 +239,9 @@ def write_multivariant(playlist: MultivariantPlaylist) -> str:
     lines = ["#EXTM3U", f"#EXT-X-VERSION:{VERSION}"]
     if playlist.independent:
         lines.append("#EXT-X-INDEPENDENT-SEGMENTS")
+    if playlist.steering is not None:
+        server, pathway = quote(playlist.steering.server_uri), quote(playlist.steering.pathway)
+        lines.append(f"#EXT-X-CONTENT-STEERING:SERVER-URI={server},PATHWAY-ID={pathway}")
     lines += map(_rendition, playlist.renditions)
     for variant in playlist.variants:
         lines += (_stream_inf(variant), variant.uri)
@@ -238,6 +259,8 @@ def _rendition(rendition: Rendition) -> str:
     attributes += [f"DEFAULT={'YES' if rendition.default else 'NO'}", "AUTOSELECT=YES"]
     if rendition.channels:
         attributes.append(f'CHANNELS="{rendition.channels}"')
+    if rendition.stable_id:
+        attributes.append(f"STABLE-RENDITION-ID={quote(rendition.stable_id)}")
     attributes.append(f'URI="{rendition.uri}"')
     return "#EXT-X-MEDIA:" + ",".join(attributes)
 
@@ -256,6 +279,10 @@ def _stream_inf(variant: Variant) -> str:
         attributes.append(f"VIDEO-RANGE={variant.video_range}")
     if variant.audio:
         attributes.append(f"AUDIO={quote(variant.audio)}")
+    if variant.stable_id:
+        attributes.append(f"STABLE-VARIANT-ID={quote(variant.stable_id)}")
+    if variant.pathway:
+        attributes.append(f"PATHWAY-ID={quote(variant.pathway)}")
     attributes.append("CLOSED-CAPTIONS=NONE")
     return "#EXT-X-STREAM-INF:" + ",".join(attributes)
 

@@ -22,6 +22,7 @@ LAST_WORDS = 10.0
 """Seconds that are waited beyond the timeout: the edge ends viewers at a keyframe."""
 
 ANSWER_TIMEOUT = 2.0
+NOT_SEEN = -1
 
 Say = Callable[[str], None]
 
@@ -69,12 +70,12 @@ async def _edge(registry: Registry, name: str) -> NodeEntry:
 
 async def _watch(registry: Registry, name: str, timeout: float, tell: Say) -> bool:
     began = time.monotonic()
-    said: int | None = -1
+    said: int | None = NOT_SEEN
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT)) as client:
         while True:
             passed = time.monotonic() - began
             left = await _viewers(client, registry, name)
-            if left != said:
+            if left not in (said, NOT_SEEN):
                 said = left
                 tell(f"{passed:5.1f} s  {_words(name, left)}")
             if left == 0:
@@ -93,14 +94,17 @@ def _words(name: str, left: int | None) -> str:
 
 
 async def _viewers(client: aiohttp.ClientSession, registry: Registry, name: str) -> int | None:
-    """Return how many viewers an edge has, None if nobody can be asked; 0 if it is gone."""
+    """Return how many viewers an edge has, None if nobody can be asked; 0 if it is gone.
+
+    ``NOT_SEEN``: it has not looked at the registry since.
+    """
     entries = await registry.nodes()
     edge = next((entry for entry in entries if entry.name == name), None)
     if edge is None:
         return 0
     tree = await _get(client, f"http://{edge.endpoints.get('admin', '')}/api/v1/node")
-    if isinstance(tree, dict) and tree.get("node") == name and tree.get("draining"):
-        return int(tree["sessions"])
+    if isinstance(tree, dict) and tree.get("node") == name:
+        return int(tree["sessions"]) if tree["draining"] else NOT_SEEN
     for entry in entries:
         if entry.role == "balancer":
             found = await _get(client, f"http://{entry.endpoints['http']}/api/v1/nodes")

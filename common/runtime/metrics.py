@@ -145,6 +145,7 @@ GOSSIP_AGE = _gauge("gossip_age_seconds", "Since the last word of a node.", "nod
 NODE_LOAD = _gauge("node_load", "Fullest resource of a node, pending viewers included.", "node")
 VIEWERS_PENDING = _gauge("viewers_pending", "Viewers sent to a node, not reported yet.", "node")
 BALANCERS = _gauge("balancers", "Balancers that are there, this one included.")
+STEERED = _counter("steering_answers", "Answers to players that ask.", "protocol", "reason")
 EDGES_ELIGIBLE = _gauge("edges_eligible", "Edges that can take viewers.")
 
 # Every process.

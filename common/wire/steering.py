@@ -5,10 +5,10 @@ TS 103 998). Each edge is a pathway. The edge that wrote the multivariant playli
 the balancer has to know of it into the URI of the steering manifest, so that a balancer knows no
 streams::
 
-    /steering/hls/cmaf/live/index.m3u8?uris=1.m3u8,2.m3u8&pathways=edge1,edge2
+    /steering/hls/cmaf/live/index.m3u8?variants=1.m3u8&renditions=2.m3u8&pathways=edge1,edge2
 
-``uris`` are the playlists that the multivariant playlist names, relative to it; they are the stable
-ids of variants and renditions too. ``pathways`` are the edges that it names already, first the one
+``variants`` and ``renditions`` are the playlists that the multivariant playlist names, relative to
+it; they are the stable ids too. ``pathways`` are the edges that it names already, first the one
 that wrote it; all others have to be cloned from that. Further queries carry the ``session``, which
 the balancer invents.
 """
@@ -58,17 +58,37 @@ def race(key: str, name: str, weight: float) -> float:
     return -math.log(chance) / weight if weight > 0 else math.inf
 
 
-def server_uri(balancer: str, path: str, uris: Sequence[str], pathways: Sequence[str]) -> str:
+def server_uri(
+    balancer: str,
+    path: str,
+    variants: Sequence[str],
+    renditions: Sequence[str],
+    pathways: Sequence[str],
+) -> str:
     """Return where the steering manifest is for the multivariant playlist at ``path``."""
-    named = ",".join(quote(uri, safe="/=") for uri in uris[:MAX_URIS])
-    return f"{balancer}{HLS_PREFIX}{path}?uris={named}&pathways={','.join(pathways)}"
+    query = query_of(variants, renditions, pathways)
+    return f"{balancer}{HLS_PREFIX}{path}?{query}"
+
+
+def query_of(
+    variants: Sequence[str], renditions: Sequence[str], pathways: Sequence[str], session: str = ""
+) -> str:
+    """Return the query that says so much of a multivariant playlist."""
+    said = {"variants": variants, "renditions": renditions, "pathways": pathways}
+    parts = [
+        f"{name}={','.join(quote(word, safe='/=') for word in words)}"
+        for name, words in said.items()
+        if words
+    ]
+    return "&".join([*parts, f"session={session}"] if session else parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What a player asks when it fetches its steering manifest."""
 
-    uris: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
+    renditions: tuple[str, ...] = ()
     pathways: tuple[str, ...] = ()
     session: str = ""
     current: str = ""
@@ -88,17 +108,22 @@ class Ask:
             FormatError: If something in it has no such form, or is too long.
         """
         used = _words(query.get(f"_{dialect}_pathway", "").replace('"', ""), MAX_PATHWAYS)
-        uris = tuple(filter(None, query.get("uris", "").split(",", MAX_URIS)))
-        if len(uris) > MAX_URIS or not all(map(_is_uri, uris)):
-            raise FormatError("uris: not a list of relative playlists")
         session = _words(query.get("session", ""), 1)
         return cls(
-            uris=uris,
+            variants=_uris(query.get("variants", "")),
+            renditions=_uris(query.get("renditions", "")),
             pathways=_words(query.get("pathways", ""), MAX_PATHWAYS),
             session=session[0] if session else "",
             current=used[-1] if used else "",
             throughput=_rate(query.get(f"_{dialect}_throughput", "")),
         )
+
+
+def _uris(text: str) -> tuple[str, ...]:
+    uris = tuple(filter(None, text.split(",", MAX_URIS)))
+    if len(uris) > MAX_URIS or not all(map(_is_uri, uris)):
+        raise FormatError("variants, renditions: not lists of relative playlists")
+    return uris
 
 
 def _is_uri(text: str) -> bool:

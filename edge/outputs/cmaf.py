@@ -8,6 +8,7 @@ changes and playlists are the same for everybody.
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -101,11 +102,14 @@ class Cmaf(Output):
             StreamNotFound: If there is nothing to play in time.
         """
         stream, epoch = await self.stream(request.match_info["stream"])
-        answer = epoch.multivariant()
+        path = f"/cmaf/{quote(request.match_info['stream'], safe='+=')}/index.m3u8"
+        answer = epoch.multivariant(self.context.mover.around, path)
         if isinstance(answer, Wait):
-            answer = await stream.wait(
-                "multivariant", lambda: stream.current.multivariant(), self.context.settings.wait
-            )
+
+            def look() -> Text | Wait:
+                return stream.current.multivariant(self.context.mover.around, path)
+
+            answer = await stream.wait("multivariant", look, self.context.settings.wait)
         if isinstance(answer, Wait):
             raise StreamNotFound("the stream has nothing to play yet")
         return self._text(request, answer, SHORT)

@@ -25,7 +25,7 @@ POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "connect-src 'self' ws: wss:",
+        "connect-src http: https: ws: wss:",  # other edges, and the balancer
         "media-src 'self' blob:",
         "img-src 'self' data:",
         "base-uri 'none'",

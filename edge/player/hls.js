@@ -7,7 +7,8 @@ const CONFIG = {
   backBufferLength: 20,
   enableWorker: false,
   manifestLoadPolicy: policy(6),
-  playlistLoadPolicy: policy(6),
+  playlistLoadPolicy: policy(2), // then it goes on at another edge, without a stall
+  fragLoadPolicy: policy(3),
 };
 
 function policy(retries) {
@@ -96,7 +97,7 @@ export class HlsSource {
     }
     const missing = data.response?.code === 404;
     this.close();
-    this.events.failed(missing ? 'The stream is not live yet' : 'The connection was lost', true);
+    this.events.failed(missing ? 'The stream is not live yet' : 'The connection was lost', true, missing);
   }
 }
 

@@ -2,6 +2,7 @@
 // ?proto=ws|hls|native forces one. Texts are only ever set as text.
 
 import { ClockBar } from './player/clock.js';
+import { Edges } from './player/edges.js';
 import { HlsSource, NativeSource } from './player/hls.js';
 import { Backoff } from './player/rate.js';
 import { WebSocketSource } from './player/websocket.js';
@@ -19,6 +20,7 @@ const stage = get('stage');
 const video = get('video');
 const clock = new ClockBar(video);
 const backoff = new Backoff();
+const edges = new Edges(stream, location.origin);
 
 let source = null;
 let protocols = [];
@@ -30,10 +32,9 @@ function addresses() {
   const wanted = ['video', 'audio'].filter((name) => query.has(name));
   const tracks = new URLSearchParams(wanted.map((name) => [name, query.get(name)])).toString();
   const suffix = tracks ? `?${tracks}` : '';
-  const scheme = location.protocol === 'https:' ? 'wss:' : 'ws:';
   return {
-    ws: `${scheme}//${location.host}/${path}.mp4${suffix}`,
-    hls: `/cmaf/${path}/index.m3u8${suffix}`,
+    ws: `${edges.base.replace(/^http/, 'ws')}/${path}.mp4${suffix}`,
+    hls: `${edges.base}/cmaf/${path}/index.m3u8${suffix}`,
   };
 }
 
@@ -49,13 +50,27 @@ async function possible() {
 
 async function open(name) {
   const address = addresses();
-  const events = { playing, failed, waiting: watch };
+  const events = { playing, failed, waiting: watch, elsewhere, moved };
   if (name === 'ws') return new WebSocketSource(video, address.ws, events);
   if (name === 'hls' && await HlsSource.supported()) {
     return new HlsSource(video, address.hls, events);
   }
   if (NativeSource.supported(video)) return new NativeSource(video, address.hls, events);
   return null;
+}
+
+async function elsewhere() {
+  await edges.another();
+  return addresses().ws;
+}
+
+function moved(address) {
+  edges.moved(address);
+}
+
+async function reconnect() {
+  await edges.another();
+  await connect();
 }
 
 async function connect() {
@@ -89,12 +104,12 @@ function playing() {
   start();
 }
 
-function failed(reason, again) {
+function failed(reason, again, here = false) {
   clearTimeout(watchdog);
   if (!again && protocols.length > 1) protocols.shift();
   reconnects += 1;
   say('waiting', reason);
-  setTimeout(connect, backoff.milliseconds());
+  setTimeout(here ? connect : reconnect, backoff.milliseconds());
 }
 
 function say(state, words) {
@@ -198,6 +213,7 @@ function wire() {
 window.headwater = {
   video,
   get protocol() { return source?.protocol ?? ''; },
+  get edge() { return edges.base; },
   readClock: () => clock.read(),
   stats() {
     const quality = video.getVideoPlaybackQuality?.();
@@ -219,5 +235,6 @@ get('title').textContent = stream;
 wire();
 mirrorState();
 setInterval(refresh, 250);
+edges.follow();
 protocols = await possible();
 await connect();

@@ -1,19 +1,19 @@
 // Fragmented MP4 over WebSocket into Media Source Extensions.
 
+import { Line } from './line.js';
 import { RateControl } from './rate.js';
+import { Seam, hasVideo } from './seam.js';
 
-const PROBES = {
-  H264: 'video/mp4; codecs="avc1.42E01E"',
-  HEVC: 'video/mp4; codecs="hvc1.1.6.L93.B0"',
-  AV1: 'video/mp4; codecs="av01.0.04M.08"',
-  VP9: 'video/mp4; codecs="vp09.00.10.08"',
-  AAC: 'audio/mp4; codecs="mp4a.40.2"',
-  OPUS: 'audio/mp4; codecs="opus"',
-};
 const KEEP = 20; // seconds kept behind the playhead
 const MOST_QUEUED = 64 * 1024 * 1024; // bytes that may wait for a tab in the background
 const JUMP_AFTER = 2.5; // seconds behind live at which it jumps instead of hurrying
 const TICK = 50; // milliseconds
+const CHANGE = 12000; // milliseconds after which a change of the edge waits for no keyframe
+const LATE = 80; // milliseconds that a frame is held for the other edge to bring it
+const HURRY = 3000; // milliseconds that another edge has to show something when this one is gone
+const TRIES = 6; // edges that are tried before the player begins anew
+const PAUSE = 250; // milliseconds between them
+const SAME_TIMELINE = 10000; // milliseconds between what is shown and what a new edge brings
 
 const Media = window.ManagedMediaSource ?? window.MediaSource;
 
@@ -22,8 +22,9 @@ export class WebSocketSource {
     return Boolean(Media && window.WebSocket);
   }
 
-  // `events` has playing(); failed(reason, again), which says whether trying again may help; and
-  // waiting(hurry), which says whether something ought to be seen soon.
+  // `events` has playing(); failed(reason, again, here), which says whether trying again may help,
+  // and whether at the same edge; waiting(hurry), which says whether something ought to be seen soon; elsewhere(), which promises
+  // the address of another edge; and moved(address), which says that the player went on there.
   constructor(video, address, events) {
     this.protocol = 'ws';
     this.video = video;
@@ -33,9 +34,13 @@ export class WebSocketSource {
     this.queued = 0;
     this.codecs = '';
     this.offset = null;
+    this.lastKey = null;
     this.started = false;
     this.closed = false;
     this.stalls = 0;
+    this.moves = 0;
+    this.tries = 0;
+    this.next = null; // the connection to another edge, and the seam to it
     this.media = new Media();
     this.media.addEventListener('sourceopen', () => this.#pump());
     if (window.ManagedMediaSource) video.disableRemotePlayback = true;
@@ -43,11 +48,12 @@ export class WebSocketSource {
     video.src = this.url;
     this.onWaiting = () => this.#waiting();
     video.addEventListener('waiting', this.onWaiting);
-    this.socket = new WebSocket(address);
-    this.socket.binaryType = 'arraybuffer';
-    this.socket.addEventListener('open', () => this.#greet());
-    this.socket.addEventListener('message', (event) => this.#heard(event.data));
-    this.socket.addEventListener('close', (event) => this.#lost(event));
+    this.line = new Line(Media, address, {
+      open: () => events.waiting(false), // it answers when the stream is live, or gives up
+      told: (message) => this.#told(message),
+      item: (item) => this.#came(item),
+      lost: (event) => this.#lost(event),
+    });
     this.timer = setInterval(() => this.#tick(), TICK);
   }
 
@@ -57,7 +63,8 @@ export class WebSocketSource {
     clearInterval(this.timer);
     this.video.removeEventListener('waiting', this.onWaiting);
     this.video.playbackRate = 1;
-    this.socket.close();
+    this.line?.close();
+    this.#giveUp();
     this.queue = [];
     URL.revokeObjectURL(this.url);
   }
@@ -75,43 +82,109 @@ export class WebSocketSource {
   }
 
   stats() {
-    return { buffer: this.#buffered(), target: this.control.target, stalls: this.stalls };
-  }
-
-  #greet() {
-    this.events.waiting(false); // the server answers when the stream is live, or when it gives up
-    const can = Object.keys(PROBES).filter((name) => Media.isTypeSupported(PROBES[name]));
-    this.#say({ type: 'request_codec_data', supported_codecs: can });
-    this.#say({ type: 'play' });
-  }
-
-  #say(message) {
-    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
-  }
-
-  #heard(data) {
-    if (this.closed) return;
-    if (typeof data === 'string') {
-      this.#told(JSON.parse(data));
-      return;
-    }
-    this.queue.push(data);
-    this.queued += data.byteLength;
-    if (this.queued > MOST_QUEUED) this.#fail('too far behind', true);
-    this.#pump();
+    return { buffer: this.#buffered(), target: this.control.target, stalls: this.stalls, moves: this.moves };
   }
 
   #told(message) {
-    if (message.type === 'codec_data') {
+    if (message.type === 'error') this.reason = message.message;
+    else if (message.type === 'on_stop') this.over = true;
+    else if (message.type === 'move' && !this.next) this.#change(message.data.url);
+  }
+
+  // An item of the edge that is watched.
+  #came(item) {
+    if (this.closed) return;
+    const what = this.next?.seam.follow(item) ?? 'play';
+    if (what === 'play') this.#take(item);
+    else if (what === 'change') this.#switch();
+    else this.next.late ??= setTimeout(() => this.#release(), LATE);
+  }
+
+  #take(item) {
+    if ('codecs' in item) {
       if (!this.started) this.events.waiting(true);
-      const codecs = message.codecs.join(',');
-      if (codecs !== this.codecs) this.queue.push(codecs);
-      this.codecs = codecs;
-    } else if (message.type === 'on_time') {
-      this.offset = message.data.unixoffset;
-    } else if (message.type === 'error') {
-      this.reason = message.message;
+      if (item.codecs !== this.codecs) this.queue.push(item.codecs);
+      this.codecs = item.codecs;
+    } else if ('key' in item) {
+      this.lastKey = item.key;
+      this.offset = item.offset;
+    } else {
+      this.queue.push(item.data);
+      this.queued += item.data.byteLength;
+      if (this.queued > MOST_QUEUED) this.#fail('too far behind', true);
+      this.#pump();
     }
+  }
+
+  // Open a connection to another edge, beside the one that there is.
+  #change(address) {
+    const seam = new Seam(this.line ? this.lastKey : null);
+    const line = new Line(Media, address, {
+      open: () => {},
+      told: () => {},
+      item: (item) => {
+        if (seam.add(item)) this.#switch();
+      },
+      lost: () => this.#retry(),
+    });
+    // A stream whose keyframes are far apart, or an edge that is stuck.
+    const wait = this.line ? CHANGE : HURRY;
+    const timer = setTimeout(() => (seam.ready ? this.#switch(true) : this.#retry()), wait);
+    this.next = { line, seam, timer, address };
+  }
+
+  // From here on the other edge is the one that is watched.
+  #switch(forced = false) {
+    const { line, seam, timer, late, address } = this.next;
+    const gap = this.line === null || forced;
+    clearTimeout(timer);
+    clearTimeout(late);
+    this.line?.close();
+    this.next = null;
+    this.line = line;
+    this.tries = 0;
+    this.moves += 1;
+    line.handler.told = (message) => this.#told(message);
+    line.handler.item = (item) => this.#came(item);
+    line.handler.lost = (event) => this.#lost(event);
+    const shown = this.video.currentTime * 1000;
+    if (this.started && seam.from !== null && Math.abs(seam.from - shown) > SAME_TIMELINE) {
+      this.#fail('The stream began anew', true);
+      return;
+    }
+    this.jump = gap;
+    for (const item of seam.take()) this.#take(item);
+    this.events.moved(address);
+  }
+
+  // The other edge is later than the buffer lasts: play on here, and change at the next keyframe.
+  #release() {
+    if (!this.next) return;
+    clearTimeout(this.next.late);
+    this.next.late = undefined;
+    for (const item of this.next.seam.release()) this.#take(item);
+  }
+
+  #giveUp() {
+    if (!this.next) return;
+    this.#release();
+    clearTimeout(this.next.timer);
+    this.next.line.close();
+    this.next = null;
+  }
+
+  // The other edge is none: try a third one.
+  async #retry() {
+    this.#giveUp();
+    this.tries += 1;
+    if (this.tries > TRIES && this.line === null) {
+      this.#fail('The connection was lost', true);
+      return;
+    }
+    if (this.tries > TRIES) return; // all is well here until the edge ends
+    if (this.tries > 1) await new Promise((done) => { setTimeout(done, PAUSE); });
+    const address = await this.events.elsewhere();
+    if (!this.closed && !this.next) this.#change(address);
   }
 
   #pump() {
@@ -132,7 +205,7 @@ export class WebSocketSource {
   }
 
   #use(codecs) {
-    const kind = /avc|hvc|hev|av01|vp09/.test(codecs) ? 'video' : 'audio';
+    const kind = hasVideo(codecs) ? 'video' : 'audio';
     const type = `${kind}/mp4; codecs="${codecs}"`;
     if (!Media.isTypeSupported(type)) throw new Error(codecs);
     if (this.buffer) {
@@ -150,6 +223,10 @@ export class WebSocketSource {
       this.started = true;
       this.live();
       this.events.playing();
+    }
+    if (this.jump) {
+      this.jump = false;
+      this.live(); // what is shown lies before what came anew
     }
     if (this.video.currentTime - this.#start() > 2 * KEEP) this.#trim(KEEP);
     this.#pump();
@@ -200,14 +277,22 @@ export class WebSocketSource {
   }
 
   #lost(event) {
+    if (this.closed) return;
+    if (this.started && !this.over && event.code < 4000) {
+      this.line = null;
+      if (this.next?.seam.ready) this.#switch();
+      else if (this.next) this.next.seam.orphaned();
+      else this.#retry();
+      return;
+    }
     const gone = event.code === 4404 ? 'The stream is not live yet' : this.reason;
-    this.#fail(gone ?? 'The connection was lost', event.code !== 4415);
+    this.#fail(gone ?? 'The connection was lost', event.code !== 4415, event.code === 4404);
   }
 
-  #fail(reason, again) {
+  #fail(reason, again, here = false) {
     if (this.closed) return;
     this.close();
-    this.events.failed(reason, again);
+    this.events.failed(reason, again, here);
   }
 }
 

@@ -57,21 +57,27 @@ const seen = await page.evaluate(async (duration) => {
   const frames = quality.totalVideoFrames;
   const began = performance.now();
   let stuck = 0;
+  let longest = 0; // milliseconds for which the picture stood still
+  let movedAt = began;
   let last = video.currentTime;
   let lastMoved = began;
   while (performance.now() - began < duration * 1000) {
     await new Promise((done) => { setTimeout(done, 50); });
+    longest = Math.max(longest, performance.now() - movedAt);
+    if (video.currentTime !== last) movedAt = performance.now();
     if (video.currentTime !== last) { last = video.currentTime; lastMoved = performance.now(); }
     else if (performance.now() - lastMoved > 400) { stuck += 1; lastMoved = performance.now(); }
   }
   const end = video.getVideoPlaybackQuality();
   return {
-    latencies, waits, stuck,
+    latencies, waits, stuck, longest,
     wall: (performance.now() - began) / 1000,
     advanced: video.currentTime - from,
     frames: end.totalVideoFrames - frames,
     dropped: end.droppedVideoFrames - quality.droppedVideoFrames,
     protocol: window.headwater ? window.headwater.protocol : '',
+    edge: window.headwater?.edge ?? '',
+    stats: window.headwater?.stats() ?? {},
     source: video.currentSrc,
   };
 }, Number(seconds));

@@ -72,7 +72,8 @@ async def ll_hls(http: aiohttp.ClientSession, url: str) -> dict[str, HlsTrack]:
         assert response.status == 200, (response.status, await response.text())
         master, base = await response.text(), str(response.url)
     names = re.findall(r'URI="([^"]+\.m3u8)"', master) + re.findall(r"^[^#\s]\S*", master, re.M)
-    uris = dict.fromkeys(urljoin(base, name) for name in names)
+    own = [name for name in names if "://" not in name]  # the others are the same on other edges
+    uris = dict.fromkeys(urljoin(base, name) for name in own)
     tracks = {uri: HlsTrack() for uri in uris}
     await asyncio.gather(*(_follow(http, uri, track) for uri, track in tracks.items()))
     return tracks

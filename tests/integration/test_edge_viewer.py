@@ -363,3 +363,19 @@ async def test_a_drain_moves_a_websocket_viewer_and_ends_the_rest_at_a_keyframe(
                 await asyncio.sleep(0.001)
         async with edge.client.get(f"{edge.url}/live.mp4") as again:
             assert again.status == 200
+
+
+async def test_a_player_is_told_where_else_it_could_be(edge: Edge) -> None:
+    around = Around("edge-t", "http://b", (Peer("other", "http://other.test:8080"),))
+    edge.supervisor.send(around.told(0.0))
+    async with asyncio.timeout(5):
+        while not edge.process.mover.around.peers:  # noqa: ASYNC110 - a message changes it
+            await asyncio.sleep(0.001)
+    async with edge.client.get(f"{edge.url}/api/v1/edge?stream=live") as response:
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        assert await response.json() == {
+            "node": "edge-t",
+            "alternatives": ["http://other.test:8080"],
+            "balancer": "http://b",
+            "draining": False,
+        }

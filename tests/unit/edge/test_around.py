@@ -54,11 +54,15 @@ async def test_the_registry_says_who_is_there_and_whether_to_drain(tmp_path: Pat
         assert not first.draining
         await registry.drain("e1", True)
         assert [peer.name for peer in (await heard.get()).peers] == ["e2"]
+        await registry.register(NodeEntry("far", "edge", {"http": "h:9"}, datacenter="far"))
         await registry.drain("e0", True, 7.0)
         told = await heard.get()
         assert (told.draining, told.timeout) == (True, 7.0)
+        assert [peer.name for peer in told.peers] == ["e2"], "another datacenter is the last resort"
         await registry.drain("e0", False)
         assert not (await heard.get()).draining
+        await registry.drain("e2", True)
+        assert [peer.name for peer in (await heard.get()).peers] == ["far"]
     task.cancel()
 
 

@@ -133,7 +133,7 @@ async def test_viewers_that_understand_are_told_to_move_and_the_rest_end_at_a_ke
     moved: list[str] = []
     viewer.on_move = moved.append
     one = mover(clock, room.sessions, room.hub)
-    one.look(Around("e0", "http://b", PEERS, draining=True, timeout=0.05))
+    one.look(Around("e0", "http://b", PEERS, draining=True, timeout=0.4))
     late, _ = room.join()
     late.on_move = moved.append
     one.joined(late)
@@ -154,8 +154,9 @@ async def test_a_drain_that_is_taken_back_leaves_viewers_where_they_are(
     room.stream.frames(45)
     viewer, transport = room.join()
     one = mover(clock, room.sessions, room.hub)
-    one.look(Around("e0", "http://b", PEERS, draining=True, timeout=0.0))
-    await until(lambda: viewer.phase is Phase.LEAVING)
+    one.look(DRAINING)
+    room.hub.end_at_keyframe()
+    assert viewer.phase is Phase.LEAVING
     one.look(Around("e0", "http://b", PEERS))
     room.stream.frames(30)
     room.wake()

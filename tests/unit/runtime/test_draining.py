@@ -21,11 +21,12 @@ async def test_the_progress_is_shown_until_nobody_is_left(
     registry: EmbeddedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draining, "INTERVAL", 0.001)
-    figures = iter([3, 3, 1, 0])
+    figures = iter([(False, 0), (True, 3), (True, 3), (True, 1), (True, 0)])
     listener = listen.bind("127.0.0.1:0")
 
     async def node(_: web.Request) -> web.Response:
-        return web.json_response({"node": "e1", "draining": True, "sessions": next(figures)})
+        seen, left = next(figures)
+        return web.json_response({"node": "e1", "draining": seen, "sessions": left})
 
     runner = await http.serve(http.application([web.get("/api/v1/node", node)]), listener)
     await registry.register(NodeEntry("e1", "edge", {"admin": listen.authority(listener)}))

@@ -15,10 +15,11 @@ def query(uri: str) -> dict[str, str]:
 
 
 def test_the_balancer_reads_what_the_edge_wrote() -> None:
-    uri = server_uri("http://b", "/cmaf/live+a/index.m3u8", ["1.m3u8", "a/2.m3u8"], ["e1", "e2"])
+    named = (["1.m3u8", "a/2.m3u8"], ["3.m3u8"], ["e1", "e2"])
+    uri = server_uri("http://b", "/cmaf/live+a/index.m3u8", *named)
     assert urlsplit(uri).path == f"{HLS_PREFIX}/cmaf/live+a/index.m3u8"
     ask = Ask.of({**query(uri), "_HLS_pathway": "e2", "_HLS_throughput": "5000"}, "HLS")
-    assert ask == Ask(("1.m3u8", "a/2.m3u8"), ("e1", "e2"), "", "e2", 5000.0)
+    assert ask == Ask(("1.m3u8", "a/2.m3u8"), ("3.m3u8",), ("e1", "e2"), "", "e2", 5000.0)
 
 
 def test_quotes_and_lists_of_players_are_understood() -> None:
@@ -32,10 +33,10 @@ def test_quotes_and_lists_of_players_are_understood() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"uris": "../secret"},
-        {"uris": "http://evil/x.m3u8"},
-        {"uris": "/1.m3u8"},
-        {"uris": ",".join(["1.m3u8"] * (MAX_URIS + 1))},
+        {"variants": "../secret"},
+        {"renditions": "http://evil/x.m3u8"},
+        {"variants": "/1.m3u8"},
+        {"variants": ",".join(["1.m3u8"] * (MAX_URIS + 1))},
         {"pathways": "a b"},
         {"pathways": ",".join(["e"] * (MAX_PATHWAYS + 1))},
         {"session": "x" * 300},
@@ -50,7 +51,7 @@ def test_what_has_another_form_is_refused(wrong: dict[str, str]) -> None:
         Ask.of(wrong, "HLS")
 
 
-NAMES = ["uris", "pathways", "session", "_HLS_pathway", "_HLS_throughput"]
+NAMES = ["variants", "pathways", "session", "_HLS_pathway", "_HLS_throughput"]
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=40)))
