@@ -16,6 +16,8 @@ from common.media.describe import describe
 from common.media.track import Track
 from common.runtime.http import Handler
 from origin.live import LiveStream
+from origin.publisher import Publisher
+from origin.standby import Standing
 from origin.streams import Streams
 
 _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
@@ -52,12 +54,17 @@ def routes(streams: Streams, token: str) -> list[web.RouteDef]:
 
     @guard(token)
     async def listing(_: web.Request) -> web.StreamResponse:
-        return _json({"streams": [describe_stream(live) for live in streams.live()]})
+        found = [describe_stream(live) for live in streams.live()]
+        found += [describe_followed(standing) for standing in streams.followed()]
+        return _json({"streams": found})
 
     @guard(token)
     async def one(request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
         live = next((live for live in streams.live() if live.name == name), None)
+        followed = next((one for one in streams.followed() if one.name == name), None)
+        if live is None and followed is not None:
+            return _json(describe_followed(followed))
         if live is None:
             raise StreamNotFound(f"{name} is not live here")
         return _json(describe_stream(live))
@@ -70,6 +77,7 @@ def describe_stream(live: LiveStream) -> dict[str, Any]:
     catalog = live.catalog
     return {
         "name": live.name,
+        "role": "leader",
         "epoch": catalog.epoch,
         "term": catalog.term,
         "live": catalog.live and bool(live.publishers),
@@ -77,16 +85,37 @@ def describe_stream(live: LiveStream) -> dict[str, Any]:
         "part_target": catalog.part_target_us / 1_000_000,
         "independent_segments": catalog.independent,
         "next_segment": live.next_segment,
-        "publishers": [
-            {
-                "number": publisher.number,
-                "slot": publisher.slot,
-                "protocol": publisher.protocol,
-                "peer": publisher.peer,
-            }
-            for publisher in live.publishers
-        ],
+        "followed": live.followed,
+        "publishers": [_publisher(publisher) for publisher in live.publishers],
         "tracks": [_track(track) for track in catalog.tracks],
+    }
+
+
+def describe_followed(standing: Standing) -> dict[str, Any]:
+    """Return what the API says of a stream that another origin owns."""
+    follower = standing.follower
+    catalog = follower.catalog
+    return {
+        "name": standing.name,
+        "role": "follower",
+        "owner": standing.owner.node,
+        "epoch": catalog.epoch if catalog else None,
+        "term": standing.owner.term,
+        "live": bool(catalog and catalog.live),
+        "aligned": follower.aligned,
+        "lag": follower.lag_us / 1_000_000,
+        "publishers": [_publisher(publisher) for publisher in follower.publishers],
+        "tracks": [_track(track) for track in catalog.tracks] if catalog else [],
+    }
+
+
+def _publisher(publisher: Publisher) -> dict[str, Any]:
+    return {
+        "number": publisher.number,
+        "slot": publisher.slot,
+        "protocol": publisher.protocol,
+        "peer": publisher.peer,
+        "forwarded": publisher.forwarded,
     }
 
 

@@ -39,7 +39,8 @@ class OriginSettings(Settings, frozen=True):
     half: a quarter of 1 Gbit/s. It should not be more than a quarter of the link."""
 
     standby: Literal["follow", "refuse"] = "follow"
-    """What a publisher gets whose stream another origin owns. ``follow``: this node holds the
+    """What a publisher gets whose stream another origin owns. ``follow``: if the owner has no
+    publisher, it gets what comes here, passed on as it is; if it has one, this node holds the
     stream ready, and goes on with it when the owner dies. ``refuse``: an error."""
 
     mirror: bool = False

@@ -70,6 +70,8 @@ class Publisher:
         """Counts publishers of this node, for logs."""
         self.key_id = key_id
         """A hash of the key it came with; who comes with the same one may take over."""
+        self.forwarded = False
+        """Whether another origin passes it on; it makes way for the encoder itself."""
         self.closed = ""
         """Why it was closed; empty while it is open."""
         self.on_close: Callable[[str], None] | None = None

@@ -1,27 +1,22 @@
 """The streams of this origin: the one door for everything that publishes."""
 
 import asyncio
-import contextlib
 import itertools
 import random
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from typing import Any
 
 from common.errors import AccessDenied, HeadwaterError, NodeUnavailable, StreamBusy, StreamNotFound
 from common.runtime import metrics
 from common.runtime.config import StreamSettings
-from common.runtime.curve import PLAIN, Guard
 from common.runtime.logs import Log
 from common.runtime.registry import Owner
-from common.track.store import StreamWriter
 from origin.bus import Bus
+from origin.estate import ANSWER_SECONDS, Estate
 from origin.follower import Follower
 from origin.heir import Heir
-from origin.keys import Keyring
-from origin.ownership import RESERVE, Claim, Ownership
+from origin.ownership import Ownership
 from origin.publisher import Publisher
-from origin.standby import Standbys, Standing
 
 REFUSE_DELAY = 0.5
 """At most so many seconds pass before a wrong key is refused: guessing is slow."""
@@ -29,30 +24,14 @@ REFUSE_DELAY = 0.5
 MAX_REFUSALS = 256
 """Refusals that may wait at a time; more are answered at once."""
 
-TICK_SECONDS = 1.0
-
-PULSE_SECONDS = 0.1
-ANSWER_SECONDS = 1.0
-"""How long the registry may take to say whose a stream is; media do not wait longer for it."""
-
 MAX_SLOT = 64
 """Characters of a slot's name."""
 
 log = Log("origin.streams")
 
 
-@dataclass(slots=True)
-class _Entry:
-    """A stream this node owns."""
-
-    live: Heir
-    owner: Owner
-    reserved: int
-    verifying: bool = False
-
-
-class Streams:
-    """All streams of an origin by name."""
+class Streams(Estate):
+    """The door to an origin's streams."""
 
     def __init__(
         self,
@@ -61,46 +40,15 @@ class Streams:
         bus: Bus,
         *,
         publishers: int = 1000,
-        standby: str = "follow",
-        mirror: bool = False,
-        repair_rate: int = 31_000_000,
-        guard: Guard = PLAIN,
-        now: Callable[[], int] = lambda: time.time_ns() // 1000,
-        mono: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        **more: Any,
     ) -> None:
-        """``now`` tells Unix microseconds, ``mono`` microseconds that never go back.
-
-        ``standby`` and ``mirror`` are settings of the origin; ``repair_rate`` is what mirrors may
-        fetch of the past, in bytes a second.
-        """
-        self._keys = Keyring(settings)
-        self._ownership = ownership
-        self._bus = bus
+        """At most so many ``publishers`` at a time; ``more`` is the business of :class:`Estate`."""
+        super().__init__(settings, ownership, bus, **more)
         self._limit = publishers
-        self._now = now
-        self._mono = mono
         self._sleep = sleep
-        self._entries: dict[str, _Entry] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
         self._numbers = itertools.count(1)
         self._refusing = 0
-        self._pending = 0
-        self._stopping = False
-        self._policy = standby
-        self._mirror = mirror
-        self._standbys = Standbys(
-            ownership, bus, self._promote, rate=repair_rate, guard=guard, now=now, mono=mono
-        )
-        self._verifying: set[asyncio.Task[None]] = set()
-
-    def followed(self) -> list[Standing]:
-        """Return the streams of other origins that are followed here, by name."""
-        return self._standbys.all()
-
-    def live(self) -> list[Heir]:
-        """Return the streams there are, by name."""
-        return [self._entries[name].live for name in sorted(self._entries)]
 
     async def publish(
         self,
@@ -110,8 +58,9 @@ class Streams:
         slot: str = "main",
         peer: str = "",
         protocol: str = "rtmp",
+        forwarded: bool = False,
     ) -> Publisher:
-        """Return the publisher of one slot.
+        """Return the publisher of one slot; ``forwarded`` if another origin passes it on.
 
         A key maps to one stream or wildcard base. ``publish("live", KEY)`` (RTMP ``live/KEY``),
         ``publish("live+alice", KEY)`` and ``publish("live", "KEY+alice")`` all work, and a known
@@ -127,7 +76,7 @@ class Streams:
         try:
             stream = self._keys.resolve(name, key)
             self._check_room()
-            return await self._admit(stream, key, slot, peer, protocol)
+            publisher = await self._admit(stream, key, slot, peer, protocol, forwarded)
         except HeadwaterError as error:
             metrics.PUBLISHERS_REFUSED.labels(protocol, type(error).__name__).inc()
             extra = {"peer": peer, "protocol": protocol, "error": type(error).__name__}
@@ -135,15 +84,36 @@ class Streams:
             if isinstance(error, AccessDenied):
                 await self._delay()
             raise
+        publisher.forwarded = forwarded
+        return publisher
+
+    async def elsewhere(self, name: str, key: str | None) -> Owner | None:
+        """Return the owner of a stream if that is another node that may lack its publisher."""
+        try:
+            stream = self._keys.resolve(name, key)
+            standing = self._standbys.get(stream)
+            if stream in self._entries or (standing is not None and standing.gone):
+                return None
+            owner = await asyncio.wait_for(self._ownership.owner(stream), ANSWER_SECONDS)
+        except (HeadwaterError, OSError):
+            return None  # publish() says what is wrong
+        ours = owner is None or owner.node == self._ownership.node or self._policy == "refuse"
+        return None if ours else owner
 
     async def _admit(
-        self, stream: str, key: str | None, slot: str, peer: str, protocol: str
+        self,
+        stream: str,
+        key: str | None,
+        slot: str,
+        peer: str,
+        protocol: str,
+        forwarded: bool = False,
     ) -> Publisher:
         if not 0 < len(slot) <= MAX_SLOT or not slot.isprintable():
             raise StreamNotFound("a slot's name is 1 to 64 printable characters")
         self._pending += 1
         try:
-            live = await self._host(stream)
+            live = await (self._open(stream) if forwarded else self._host(stream))
         finally:
             self._pending -= 1
         if self._stopping:
@@ -183,57 +153,11 @@ class Streams:
             return
         silent_us = self._mono() - place.last_us
         replace = live.settings.on_conflict == "replace"
+        replace = replace or old.forwarded
         if old.key_id == key_id and (replace or silent_us > live.settings.takeover.us):
             old.dismiss("another publisher with the same key has taken over")
             return
         raise StreamBusy(f"somebody already publishes {live.name} (slot {slot})")
-
-    async def _host(self, name: str) -> Heir | Follower:
-        """Return what a publisher of a stream feeds: the stream, or what follows another origin's.
-
-        Raises:
-            StreamBusy: If another origin owns it and we are not to follow.
-        """
-        standing = self._standbys.get(name)
-        if standing is not None:
-            return standing.follower
-        try:
-            return await self._open(name)
-        except StreamBusy:
-            owner = await self._ownership.owner(name)
-            if self._policy != "follow" or owner is None or owner.node == self._ownership.node:
-                raise
-        return self._follow(owner).follower
-
-    def _follow(self, owner: Owner, *, patient: bool = False) -> Standing:
-        standing = self._standbys.get(owner.stream)
-        if standing is None:
-            settings = self._keys.settings(owner.stream) or StreamSettings()
-            standing = self._standbys.follow(owner, settings, patient=patient)
-        return standing
-
-    async def _open(self, name: str) -> Heir:
-        """Return the stream, owned and with its pages open."""
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        async with lock:
-            entry = self._entries.get(name)
-            if entry is None:
-                settings = self._keys.settings(name) or StreamSettings()
-                claim = await self._ownership.claim(name, settings.bytes_max)
-                entry = self._entries[name] = self._begin(settings, claim)
-            return entry.live
-
-    def _begin(self, settings: StreamSettings, claim: Claim) -> _Entry:
-        live = self._heir(settings, claim.writer, claim.owner.term, claim.first_segment)
-        if claim.adopted is not None:
-            live.adopt(claim.adopted)
-        extra = {"stream": live.name, "epoch": claim.owner.epoch, "term": claim.owner.term}
-        log.info("stream opened", extra={**extra, "adopted": claim.adopted is not None})
-        return _Entry(live, claim.owner, claim.reserved)
-
-    def _heir(self, settings: StreamSettings, writer: StreamWriter, term: int, first: int) -> Heir:
-        clocks = {"now": self._now, "mono": self._mono}
-        return Heir(settings, writer, self._bus, term=term, first_segment=first, **clocks)
 
     async def _delay(self) -> None:
         if self._refusing >= MAX_REFUSALS:
@@ -243,207 +167,3 @@ class Streams:
             await self._sleep(random.uniform(0, REFUSE_DELAY))
         finally:
             self._refusing -= 1
-
-    # Pages of an earlier run, and the passing of time.
-
-    async def adopt(self) -> None:
-        """Take over the pages that an earlier run of this node has left.
-
-        Their streams can be watched at once and wait for their publishers to come back.
-        """
-        for name in self._ownership.held():
-            settings = self._keys.settings(name)
-            if settings is None:
-                self._ownership.discard(name)
-                continue
-            try:
-                live = await self._open(name)
-            except StreamBusy:
-                self._ownership.discard(name)  # its new owner has them, and more
-                continue
-            except HeadwaterError as error:
-                log.warning("pages not adopted", extra={"stream": name, "error": str(error)})
-                continue
-            if live.age_us > settings.window.us + settings.reconnect.us:
-                await self._remove(name)
-
-    async def run(self) -> None:
-        """Look after the streams once a second, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._standbys.run())
-            tasks.create_task(self._pulsing())
-            while True:
-                await asyncio.sleep(TICK_SECONDS)
-                await self.tick()
-
-    async def _pulsing(self) -> None:
-        while True:
-            self.pulse()
-            await asyncio.sleep(PULSE_SECONDS)
-
-    def pulse(self) -> None:
-        """Let followed streams know that this process runs; after a pause ask whose they are."""
-        mono = self._mono()
-        for name, entry in self._entries.items():
-            if entry.live.fence.pulse(mono, entry.live.followed) and not entry.verifying:
-                log.warning("this process stood still", extra={"stream": name})
-                task = asyncio.create_task(self._verify(name, entry))
-                self._verifying.add(task)
-                task.add_done_callback(self._verifying.discard)
-
-    async def _verify(self, name: str, entry: _Entry) -> None:
-        """Step down if another node owns the stream; else publish what has waited for this."""
-        entry.verifying = True
-        try:
-            owner = await asyncio.wait_for(self._ownership.owner(name), ANSWER_SECONDS)
-            entry.live.followed = await self._ownership.followed(name)
-        except (HeadwaterError, OSError) as error:
-            owner = None
-            extra = {"stream": name, "error": str(error) or "no answer"}
-            log.warning("not known whose the stream is", extra=extra)
-        finally:
-            entry.verifying = False
-        if self._entries.get(name) is not entry or self._stopping:
-            return
-        if owner is not None and owner.node != self._ownership.node:
-            if owner.term > entry.owner.term:
-                self._step_down(name, entry, owner)
-                return
-            await self._enter(entry, owner)
-        entry.live.thaw()
-
-    async def _enter(self, entry: _Entry, old: Owner) -> None:
-        """Tell a registry that did not answer when we took a stream over."""
-        epoch = entry.live.catalog.epoch
-        with contextlib.suppress(HeadwaterError):
-            entry.owner = await self._ownership.take(old.stream, epoch, old.term)
-            entry.live.renew(entry.owner.term)
-
-    def _step_down(self, name: str, entry: _Entry, owner: Owner) -> None:
-        """Give a stream to the node that has taken it over; follow that if there is reason to."""
-        del self._entries[name]
-        metrics.STEP_DOWNS.labels(name).inc()
-        extra = {"stream": name, "owner": owner.node, "term": owner.term}
-        log.warning("another origin has taken over", extra=extra)
-        live = entry.live
-        if not live.publishers and not self._mirror:
-            live.remove()
-            return
-        live.writer.close()  # else its folder cannot be used for the mirror
-        live.hand_over(self._follow(owner, patient=True).follower)
-
-    async def _promote(self, standing: Standing, reason: str) -> None:
-        """Become the owner of a stream that is followed, and go on with it."""
-        name, over = standing.name, standing.owner.term
-        async with self._locks.setdefault(name, asyncio.Lock()):
-            adopted = standing.mirror.read()
-            epoch = adopted.catalog.epoch if adopted is not None else 0
-            least = adopted.opened.segment + 1 if adopted is not None else 0
-            try:
-                taking = self._ownership.take(name, epoch, over)
-                owner = await asyncio.wait_for(taking, ANSWER_SECONDS)
-                reserving = self._ownership.reserve(name, least)
-                reserved = await asyncio.wait_for(reserving, ANSWER_SECONDS)
-            except (TimeoutError, OSError, NodeUnavailable):
-                owner = self._ownership.claim_without(name, epoch, over)
-                reserved = least + RESERVE
-            if self._standbys.get(name) is standing and not self._stopping:
-                self._succeed(standing, owner, reserved, reason)
-
-    def _succeed(self, standing: Standing, owner: Owner, reserved: int, reason: str) -> None:
-        """Go on in the owner's place: without a seam if we know what it has published."""
-        name, follower = standing.name, standing.follower
-        for track, records in standing.mirror.take_new().items():
-            follower.records(track, records)
-        follower.align()
-        adopted = standing.mirror.read()
-        self._standbys.leave(standing)
-        writer = standing.mirror.hand_over()
-        if writer is not None and adopted is None:
-            writer.remove()
-        if writer is None or adopted is None:
-            writer = self._ownership.store(follower.settings.bytes_max).open(name, owner.epoch)
-        first = adopted.opened.segment + 1 if adopted else reserved - RESERVE
-        live = self._heir(follower.settings, writer, owner.term, first)
-        self._entries[name] = _Entry(live, owner, reserved)
-        seamless = live.inherit(adopted, follower)
-        metrics.TAKEOVERS.labels(name, reason).inc()
-        extra = {"stream": name, "epoch": owner.epoch, "term": owner.term, "reason": reason}
-        log.warning("stream taken over", extra={**extra, "seamless": seamless})
-
-    async def tick(self) -> None:
-        """Evict old pages, end and remove streams that nobody publishes, reserve numbers."""
-        for name, entry in list(self._entries.items()):
-            lock = self._locks[name]
-            if not entry.live.tick() and not lock.locked():
-                await self._remove(name)
-            elif entry.live.next_segment + 10 >= entry.reserved:
-                try:
-                    entry.reserved = await self._ownership.reserve(name, entry.live.next_segment)
-                except HeadwaterError as error:
-                    extra = {"stream": name, "error": str(error)}
-                    log.warning("no numbers reserved", extra=extra)
-            if self._entries.get(name) is entry and not entry.verifying:
-                await self._verify(name, entry)
-        await self._tend_standbys()
-        self._count()
-        if not self._pending:
-            self._locks = {
-                n: lock for n, lock in self._locks.items() if lock.locked() or n in self._entries
-            }
-
-    async def _tend_standbys(self) -> None:
-        """Follow what is to be mirrored; forget what nobody publishes or owns any more."""
-        owners = await self._ownership.owners() if self._mirror else []
-        for owner in owners:
-            mine = owner.node == self._ownership.node or owner.stream in self._entries
-            if not mine and self._keys.settings(owner.stream) is not None:
-                self._follow(owner)
-        wanted = {owner.stream for owner in owners}
-        for standing in self._standbys.all():
-            follower = standing.follower
-            kept = self._mirror and standing.gone
-            idle_us = self._mono() - follower.left_us
-            if follower.publishers or standing.name in wanted or standing.promoting:
-                continue
-            settings = follower.settings
-            wait_us = settings.window.us if kept else 0
-            if idle_us > settings.reconnect.us + wait_us:
-                self._standbys.remove(standing)
-
-    async def _remove(self, name: str) -> None:
-        async with self._locks[name]:
-            entry = self._entries.get(name)
-            if entry is None or entry.live.publishers:
-                return
-            del self._entries[name]
-            entry.live.remove()
-            log.info("stream removed", extra={"stream": name})
-            await self._ownership.release(entry.owner)
-
-    async def stop(self) -> None:
-        """Send publishers away and let go of all streams; their pages stay."""
-        self._stopping = True
-        for entry in self._entries.values():
-            entry.live.stop()
-        for entry in self._entries.values():
-            try:
-                await self._ownership.release(entry.owner)
-            except HeadwaterError as error:
-                extra = {"stream": entry.live.name, "error": str(error)}
-                log.warning("stream not released", extra=extra)
-        self._entries.clear()
-        await self._standbys.close()
-
-    def _publishers(self) -> list[Publisher]:
-        hosts: list[Heir | Follower] = [entry.live for entry in self._entries.values()]
-        hosts += [standing.follower for standing in self._standbys.all()]
-        return [publisher for host in hosts for publisher in host.publishers]
-
-    def _count(self) -> None:
-        protocols: dict[str, int] = {}
-        for publisher in self._publishers():
-            protocols[publisher.protocol] = protocols.get(publisher.protocol, 0) + 1
-        metrics.PUBLISHERS.clear()
-        for protocol, count in protocols.items():
-            metrics.PUBLISHERS.labels(protocol).set(count)

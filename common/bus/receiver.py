@@ -340,7 +340,9 @@ class Receiver:
         held = self.shelf.record(item.track, seq) if seq < stop else None
         if held is None or (held.flags | item.record.flags) & Flag.LOST:
             return False
-        return held[1:] != item.record._replace(offset=held.offset)[1:]
+        # When a frame came is another matter at every origin that it came to.
+        same = {"offset": held.offset, "capture_us": held.capture_us, "ingest_us": held.ingest_us}
+        return held != item.record._replace(**same)
 
     def _heartbeat(self, message: Heartbeat, now: int) -> None:
         self._repair.heads(message.heads, now)

@@ -234,9 +234,18 @@ async def _ask(machine: Machine, question: Callable[[Registry], Awaitable[T]]) -
 
 def _streams(arguments: argparse.Namespace) -> int:
     machine: Machine = _load(Machine, arguments)
-    owners = asyncio.run(_ask(machine, lambda registry: registry.owners()))
-    rows = [{"stream": o.stream, "node": o.node, "epoch": o.epoch, "term": o.term} for o in owners]
+    rows = asyncio.run(_ask(machine, _list_streams))
     return _print(rows, arguments.json, "no stream is live")
+
+
+async def _list_streams(registry: Registry) -> list[dict[str, Any]]:
+    """Return who leads every stream, and who follows it."""
+    rows = []
+    for owner in await registry.owners():
+        row = {"stream": owner.stream, "node": owner.node, "epoch": owner.epoch, "term": owner.term}
+        followers = ",".join(standby.node for standby in await registry.standbys(owner.stream))
+        rows.append({**row, "followers": followers or "none"})
+    return rows
 
 
 def _nodes(arguments: argparse.Namespace) -> int:

@@ -76,6 +76,7 @@ FOLLOWER_LAG = _gauge(
     "stream",
 )
 TAKEOVERS = _counter("takeovers", "Streams taken over from their owners.", "stream", "reason")
+FORWARDED = _counter("publishers_forwarded", "Publishers passed on to their owner.", "stream")
 STEP_DOWNS = _counter("step_downs", "Streams given up to another origin.", "stream")
 
 # Bus, sending side.

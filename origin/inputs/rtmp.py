@@ -6,6 +6,7 @@ its socket is not read, after that every frame goes straight to the publisher.
 """
 
 import asyncio
+import contextlib
 from typing import ClassVar, cast
 from urllib.parse import parse_qs
 
@@ -34,6 +35,7 @@ from common.runtime.loader import Settings
 from common.runtime.logs import Limited, Log
 from common.runtime.units import Duration
 from origin.flv_feed import FlvFeed
+from origin.forward import VIA, Forward, Target
 from origin.input import Input
 from origin.publisher import Publisher
 
@@ -144,8 +146,10 @@ class Connection(asyncio.Protocol):
         self._settings = owner.settings
         self._loop = asyncio.get_running_loop()
         self._rtmp = ServerConnection()
-        self._feed: FlvFeed | None = None
-        self._request: asyncio.Task[Publisher] | None = None
+        self._feed: FlvFeed | Forward | None = None
+        self._request: asyncio.Task[Publisher | Forward] | None = None
+        self._asked: PublishRequested | None = None
+        self._headers: dict[str, tuple[int, bytes]] = {}
         self._lost = False
         self._held: list[Event] = []
         self._since = self._heard = self._loop.time()
@@ -221,9 +225,8 @@ class Connection(asyncio.Protocol):
                 if self._feed is not None:
                     self._feed.data(event.timestamp, event.name, event.values)
             case PublishRequested():
-                self._transport.pause_reading()
-                self._request = self._loop.create_task(self._ask(event))
-                self._request.add_done_callback(self._answered)
+                self._asked = event
+                self._inquire(event)
             case PlayRequested():
                 text = "this is an origin; play the stream from an edge"
                 self._reject("NetStream.Play.StreamNotFound", text)
@@ -233,17 +236,29 @@ class Connection(asyncio.Protocol):
             case _:
                 pass
 
-    async def _ask(self, event: PublishRequested) -> Publisher:
+    def _inquire(self, event: PublishRequested) -> None:
+        self._transport.pause_reading()
+        self._request = self._loop.create_task(self._ask(event))
+        self._request.add_done_callback(self._answered)
+
+    async def _ask(self, event: PublishRequested) -> Publisher | Forward:
         try:
             fields = parse_qs(event.query, max_num_fields=MAX_QUERY_FIELDS)
         except ValueError as error:
             raise ProtocolError("too many fields in the query") from error
-        slot = fields.get("slot", ["main"])[0]
-        return await self._owner.streams.publish(
-            event.app, event.name, slot=slot, peer=self.peer, protocol="rtmp"
+        slot, via = fields.get("slot", ["main"])[0], VIA in fields
+        streams = self._owner.streams
+        owner = None if via else await streams.elsewhere(event.app, event.name)
+        if owner is not None:
+            # Whose place there is taken, or who cannot be reached, is followed instead.
+            with contextlib.suppress(StreamBusy, NodeUnavailable, AccessDenied):
+                target = Target.of(owner, self._owner.context.node, event)
+                return await Forward.open(target, owner.stream)
+        return await streams.publish(
+            event.app, event.name, slot=slot, peer=self.peer, protocol="rtmp", forwarded=via
         )
 
-    def _answered(self, request: asyncio.Task[Publisher]) -> None:
+    def _answered(self, request: asyncio.Task[Publisher | Forward]) -> None:
         """Tell the encoder what came of its request."""
         self._request = None
         if self._lost:
@@ -259,20 +274,47 @@ class Connection(asyncio.Protocol):
         else:
             self._begin(request.result())
 
-    def _begin(self, publisher: Publisher) -> None:
+    def _begin(self, publisher: Publisher | Forward) -> None:
         gave_up = any(isinstance(event, StreamEnded) for event in self._held)
-        if self._lost or self._leaving is not None or gave_up:
+        if isinstance(publisher, Forward):
+            self._pass_on(publisher, gave_up)
+        elif self._lost or self._leaving is not None or gave_up:
             publisher.close("the encoder left while it was let in")
         elif publisher.closed:
             self._dismissed(publisher.closed)
         else:
             publisher.on_close = self._dismissed
             self._feed = FlvFeed(publisher, log.bind(stream=publisher.stream, peer=self.peer))
-            self._rtmp.accept()
-            self._flush()
+            for kind, header in self._headers.items():
+                (self._feed.video if kind == "video" else self._feed.audio)(*header)
+            self._accept()
         self._transport.resume_reading()
         held, self._held = self._held, []
         self._take(held)
+
+    def _accept(self) -> None:
+        if self._rtmp.state is State.PUBLISH_ASKED:
+            self._rtmp.accept()
+            self._flush()
+
+    def _pass_on(self, forward: Forward, gave_up: bool) -> None:
+        """Let the owner have what the encoder sends."""
+        if self._lost or self._leaving is not None or gave_up:
+            forward.close()
+            return
+        forward.on_lost = self._returned
+        self._feed = forward
+        for kind, header in self._headers.items():
+            (forward.video if kind == "video" else forward.audio)(*header)
+        self._accept()
+
+    def _returned(self, reason: str) -> None:
+        """The owner does not take the stream any more: ask again what is to be done with it."""
+        if isinstance(self._feed, Forward):
+            self._headers = self._feed.headers()
+        self._feed = None
+        if self._asked is not None and self._leaving is None and not self._lost:
+            self._inquire(self._asked)
 
     def _dismissed(self, reason: str) -> None:
         """The origin has ended the visit: somebody took over, or the node stops."""
@@ -312,6 +354,9 @@ class Connection(asyncio.Protocol):
         if feed is None:
             return
         self._feed = None
+        if isinstance(feed, Forward):
+            feed.close(ended)
+            return
         feed.publisher.on_close = None
         feed.publisher.close(reason, ended)
 

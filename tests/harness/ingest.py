@@ -8,6 +8,7 @@ import msgspec
 
 from common.errors import HeadwaterError
 from common.media.frame import Frame
+from common.runtime.registry import Owner
 from origin.input import InputContext
 from origin.inputs.rtmp import RtmpInput, RtmpSettings
 from origin.publisher import Publisher, TrackWish
@@ -75,6 +76,7 @@ class Origin(Streams):
         self.door.set()
         self.knocked = asyncio.Event()
         self.publisher: Publisher | None = None
+        self.owner: Owner | None = None
 
     async def publish(
         self,
@@ -84,6 +86,7 @@ class Origin(Streams):
         slot: str = "main",
         peer: str = "",
         protocol: str = "rtmp",
+        forwarded: bool = False,
     ) -> Publisher:
         self.asked.append((name, key, slot, protocol))
         self.knocked.set()
@@ -94,6 +97,9 @@ class Origin(Streams):
             self.stream, slot, peer=peer, protocol=protocol, number=1, key_id=b""
         )
         return self.publisher
+
+    async def elsewhere(self, name: str, key: str | None) -> Owner | None:
+        return self.owner
 
 
 class Site:
