@@ -22,7 +22,7 @@ from common.track.folder import sweep
 from edge import child
 from edge.api import Api
 from edge.around import Watch
-from edge.config import Config
+from edge.config import Config, servers
 from edge.draining import Drain
 from edge.output import configured
 from edge.succession import Succession, bequeath, inherited
@@ -73,17 +73,20 @@ async def run(config: Config) -> None:
             stack.callback(listener.close)
         admin = listen.bind(config.edge.admin, setting="edge.admin")
         stack.callback(admin.close)
-        servers = {"edge.gossip": config.edge.gossip}
-        guard = await stack.enter_async_context(guarded(config.node, registry, servers))
+        control = listen.bind(config.edge.control, setting="edge.control")
+        stack.callback(control.close)
+        guard = await stack.enter_async_context(guarded(config.node, registry, servers(config)))
         gossiper = Gossiper(config.node.name, config.edge.gossip, guard)
         stack.callback(gossiper.close)
         endpoints = {
             "http": config.edge.public or listen.authority(listeners[0]),
             "admin": listen.authority(admin),
             "gossip": gossiper.authority,
+            "control": f"tcp://{listen.authority(control)}",
             **guard.endpoints,
         }
-        supervisor = _supervisor(config, listeners, [wake.create() for _ in range(count)])
+        wakes = [wake.create() for _ in range(count)]
+        supervisor = _supervisor(config, listeners, wakes, control)
         for viewer in supervisor.viewers:
             stack.callback(os.close, viewer.wake)
         capacity = {
@@ -188,7 +191,9 @@ async def _running(supervisor: Supervisor) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _supervisor(config: Config, listeners: list[socket.socket], wakes: list[int]) -> Supervisor:
+def _supervisor(
+    config: Config, listeners: list[socket.socket], wakes: list[int], control: socket.socket
+) -> Supervisor:
     viewers = [
         Child(f"viewer{number + 1}", "viewer", child.viewer(config, fd, one), fd)
         for number, (fd, one) in enumerate(zip(wakes, _dealt(listeners, len(wakes)), strict=True))
@@ -200,7 +205,7 @@ def _supervisor(config: Config, listeners: list[socket.socket], wakes: list[int]
     def waits() -> bool:
         return supervisor.worker is not worker
 
-    worker = Child("worker", "worker", child.worker(config, rung, waits))
+    worker = Child("worker", "worker", child.worker(config, rung, control, waits))
     supervisor = Supervisor(worker, viewers)
     return supervisor
 

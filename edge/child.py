@@ -59,13 +59,16 @@ MODULES = ("edge.worker", "edge.viewer")
 
 
 def worker(
-    config: Config, wakes: Callable[[], list[int]], waits: Callable[[], bool] = lambda: False
+    config: Config,
+    wakes: Callable[[], list[int]],
+    control: socket.socket,
+    waits: Callable[[], bool] = lambda: False,
 ) -> Spawn:
-    """Return how to start the stream worker, which rings ``wakes``.
+    """Return how to start the stream worker, which rings ``wakes`` and answers on ``control``.
 
     While ``waits()``, it does not begin before it is told to.
     """
-    return _spawner("edge.worker", config, wakes, (), waits)
+    return _spawner("edge.worker", config, wakes, [control.fileno()], waits)
 
 
 def viewer(config: Config, wake: int, listeners: Sequence[socket.socket]) -> Spawn:

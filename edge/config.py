@@ -30,6 +30,10 @@ class EdgeSettings(Settings, frozen=True):
     gossip: str = "127.0.0.1:5570"
     """Where balancers hear about this edge's load."""
 
+    control: str = "127.0.0.1:5561"
+    """Where other edges ask this one for frames that the origin has no more. A relay on the same
+    machine needs another address."""
+
     public: str = ""
     """``HOST:PORT`` that viewers use to reach this edge, if it is not the address it listens on."""
 
@@ -96,6 +100,11 @@ class EdgeSettings(Settings, frozen=True):
         if not 0 <= self.viewers <= MAX_VIEWER_PROCESSES:
             raise ConfigError("edge.viewers", f"must be 0 to {MAX_VIEWER_PROCESSES}")
         return self.viewers or min(os.cpu_count() or 1, 4)
+
+
+def servers(config: "Config") -> dict[str, str]:
+    """Return where an edge listens for other nodes, by setting."""
+    return {"edge.gossip": config.edge.gossip, "edge.control": config.edge.control}
 
 
 class Config(Settings, frozen=True):

@@ -6,12 +6,14 @@ the pages and goes on.
 """
 
 import asyncio
+import socket
 import sys
 import time
 from collections.abc import Collection, Coroutine
 from pathlib import Path
 from typing import Any
 
+from common.bus.desk import Desk
 from common.bus.intake import TICK, Intake
 from common.bus.pages import Pages
 from common.bus.upstream import Finder, Place
@@ -24,7 +26,7 @@ from common.runtime.registries import open_registry
 from common.track.board import Board
 from common.track.limits import Budget, Limits
 from edge import child
-from edge.config import Config
+from edge.config import Config, servers
 
 log = Log("edge.worker")
 
@@ -42,6 +44,8 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
     root = Path(config.node.pages)
     limits = Limits(budget=Budget(config.node.pages_max))
 
+    rate = int(config.edge.bandwidth / 8 / 4)
+
     def settled(_: Collection[str], moved: bool) -> None:
         for fd in given.wake if moved else ():
             wake.ring(fd)
@@ -51,7 +55,7 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
 
     async with (
         open_registry(config.node) as registry,
-        guarded(config.node, registry) as guard,
+        guarded(config.node, registry, servers(config)) as guard,
     ):
         if not await child.turn(given, channel):
             return
@@ -65,28 +69,31 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
             streams=config.streams,
             linger=config.edge.linger,
             repair=config.edge.repair,
-            repair_rate=int(config.edge.bandwidth / 8 / 4),
+            repair_rate=rate,
             guard=guard,
         )
+        with socket.socket(fileno=given.listen[0]) as control:
+            desk = Desk(control, intake, node=config.node.name, rate=rate, guard=guard)
         intake.adopt()
         channel.send({"t": "ready"})
         try:
-            await _work(intake, channel)
+            await _work(intake, desk, channel)
         finally:
+            desk.close()
             intake.close()
             channel.send({"t": "released"})
 
 
-async def _work(intake: Intake, channel: Channel) -> None:
+async def _work(intake: Intake, desk: Desk, channel: Channel) -> None:
     async with asyncio.TaskGroup() as group:
-        jobs = [group.create_task(job) for job in _jobs(intake, channel)]
+        jobs = [group.create_task(job) for job in _jobs(intake, desk, channel)]
         await _listen(intake, channel)
         for job in jobs:
             job.cancel()
 
 
-def _jobs(intake: Intake, channel: Channel) -> list[Coroutine[Any, Any, None]]:
-    return [_tick(intake), _follow(intake), _report(intake, channel)]
+def _jobs(intake: Intake, desk: Desk, channel: Channel) -> list[Coroutine[Any, Any, None]]:
+    return [_tick(intake, desk), _follow(intake), _report(intake, channel)]
 
 
 async def _listen(intake: Intake, channel: Channel) -> None:
@@ -102,10 +109,11 @@ async def _listen(intake: Intake, channel: Channel) -> None:
                 return
 
 
-async def _tick(intake: Intake) -> None:
+async def _tick(intake: Intake, desk: Desk) -> None:
     while True:
         await asyncio.sleep(TICK)
         intake.tick()
+        desk.tick()
 
 
 async def _follow(intake: Intake) -> None:

@@ -176,7 +176,7 @@ def plan(edges: int, any_ports: bool) -> list[Plan]:
     ]
     for number in range(edges):
         step = 100 * number
-        ports = at(http=8080 + step, admin=8081 + step, gossip=5570 + step)
+        ports = at(http=8080 + step, admin=8081 + step, gossip=5570 + step, control=5561 + step)
         plans.append(Plan(f"edge{number + 1}", "edge", ports))
     return [*plans, Plan("balancer", "balancer", at(http=8042, gossip=5572))]
 

@@ -119,7 +119,7 @@ class Site:
         """Write the configuration of a node; it is not started yet."""
         ports = {
             "origin": ("rtmp", "http", "bus", "control", "gossip"),
-            "edge": ("http", "admin", "gossip"),
+            "edge": ("http", "admin", "gossip", "control"),
             "relay": ("bus", "control", "admin"),
             "balancer": ("http", "gossip"),
         }[role]

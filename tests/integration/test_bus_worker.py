@@ -14,7 +14,7 @@ import pytest
 
 from common.bus.broadcast import Broadcast
 from common.media.track import INDEX_TRACK
-from common.runtime import loader, wake
+from common.runtime import listen, loader, wake
 from common.runtime.control import Channel, pair
 from common.runtime.embedded import EmbeddedRegistry
 from common.track.store import StreamReader
@@ -54,6 +54,7 @@ class Rig:
         node = {"name": "edge", "pages": str(folder / "edge"), "registry": str(folder / "reg")}
         self.config = loader.build(Config, {"node": node})
         self.wakes = wakes
+        self.control = listen.bind("127.0.0.1:0")
         self.source = Source(folder / "origin", catalog(), size=4000)
         self.broadcast = Broadcast("127.0.0.1:0", "127.0.0.1:0")
         self.broadcast.attach(self.source.writer)
@@ -61,7 +62,7 @@ class Rig:
 
     async def start(self) -> Process:
         ours, theirs = pair()
-        process = await child.worker(self.config, lambda: self.wakes)(theirs)
+        process = await child.worker(self.config, lambda: self.wakes, self.control)(theirs)
         theirs.close()
         started = Process(process, Channel(ours))
         await started.hear("ready")
@@ -93,6 +94,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     with contextlib.suppress(asyncio.CancelledError):
         await publishing
     made.broadcast.close()
+    made.control.close()
     made.source.writer.close()
     os.close(bell)
 

@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import zmq
 
 from common.bus.broadcast import Broadcast
+from common.bus.desk import Desk
 from common.bus.intake import Intake
 from common.bus.pages import Pages
 from common.bus.upstream import NAMES, Place, Ways, ways
@@ -37,6 +38,8 @@ class Town:
     nodes: dict[str, NodeEntry] = field(default_factory=dict)
     relays: dict[str, Relay] = field(default_factory=dict)
     edges: dict[str, Intake] = field(default_factory=dict)
+    desks: dict[str, Desk] = field(default_factory=dict)
+    publishing: bool = True
     tasks: list["asyncio.Task[None]"] = field(default_factory=list)
 
     def start(self, frames: int = 2 * FPS) -> None:
@@ -82,14 +85,23 @@ class Town:
         )
         made.want(["live"])
         self.edges[name] = made
+        desk = self.desks[name] = Desk("127.0.0.1:0", made, node=name, rate=31_000_000)
+        endpoints = {"control": f"tcp://127.0.0.1:{desk.port}"}
+        self.nodes[name] = NodeEntry(name, "edge", endpoints, datacenter=datacenter)
         return made
+
+    def remove_edge(self, name: str) -> None:
+        self.edges.pop(name).close()
+        self.desks.pop(name).close()
+        del self.nodes[name]
 
     async def _publish(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            for item in self.source.next(time.time_ns() // 1000):
-                self.origin.record("live", *item, flush=item.track == VIDEO)
+            if self.publishing:
+                for item in self.source.next(time.time_ns() // 1000):
+                    self.origin.record("live", *item, flush=item.track == VIDEO)
             due += 1 / FPS
             await asyncio.sleep(due - loop.time())
 
@@ -150,8 +162,8 @@ class Town:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        for edge in self.edges.values():
-            edge.close()
+        for name in list(self.edges):
+            self.remove_edge(name)
         for relay in self.relays.values():
             relay.close()
         self.origin.close()
@@ -188,7 +200,7 @@ async def test_one_copy_of_a_stream_comes_into_a_datacenter_and_goes_with_its_la
     await town.caught_up("a", "b", "c")
     assert town.origin._subscriptions._counts[topic(MEDIA, "live")] == 1
     for name in ("a", "b", "c"):
-        town.edges.pop(name).close()
+        town.remove_edge(name)
     await town.until(lambda: relay.intake.streams == [])
     await town.until(lambda: town.origin.wanted() == set())
 
@@ -236,3 +248,75 @@ async def test_a_relay_sends_on_the_very_bytes_that_came(town: Town) -> None:
     for peer in peers:
         peer.close()
     context.destroy(linger=0)
+
+
+async def test_a_relay_that_has_just_joined_gives_the_whole_window(town: Town) -> None:
+    town.start(frames=30 * FPS)
+    town.relay("relay")
+    town.edge("edge")
+    await town.caught_up("edge")
+    assert town.same("edge") >= 30 * FPS
+    receiver = town.edges["edge"].receiver("live")
+    assert receiver is not None
+    assert receiver.tally.backfilled["relay"] > 20 * FPS
+    assert receiver.tally.backfilled["owner"] == 0
+
+
+async def test_a_relay_dies_and_the_other_goes_on(town: Town) -> None:
+    town.start()
+    for name in ("one", "two"):
+        town.relay(name)
+    town.edge("single")
+    town.edge("double", paths=2)
+    await town.caught_up("single", "double")
+    assert {one.node for one in town.edges["double"].upstreams("live")} == {"one", "two"}
+    (used,) = town.edges["single"].upstreams("live")
+    town.remove_relay(used.node)
+    await town.until(lambda: used not in town.edges["single"].upstreams("live"))
+    (now,) = town.edges["single"].upstreams("live")
+    assert {used.node, now.node} == {"one", "two"}
+    head = town.source.frame
+    await town.until(lambda: min(town.head("single"), town.head("double")) > head + FPS)
+    for name in ("single", "double"):
+        receiver = town.edges[name].receiver("live")
+        assert receiver is not None
+        assert receiver.tally.lost.total() == 0
+        town.same(name)
+
+
+async def test_without_an_origin_a_late_edge_is_helped_by_its_siblings(town: Town) -> None:
+    town.start(frames=10 * FPS)
+    for name in ("first", "second"):
+        town.edge(name)
+    await town.caught_up("first", "second")
+    town.publishing = False
+    town.origin.close()
+    town.owner = None
+    town.edge("late")
+    await town.caught_up("late")
+    assert town.same("late") >= 10 * FPS
+    receiver = town.edges["late"].receiver("live")
+    assert receiver is not None
+    assert receiver.state == "live"
+    assert receiver.tally.backfilled["edge"] + receiver.tally.repaired["edge"] >= 10 * FPS
+
+
+async def test_a_successor_is_heard_before_the_registry_names_it(town: Town) -> None:
+    town.start()
+    heir = Broadcast("127.0.0.1:0", "127.0.0.1:0", node="heir")
+    town.standbys = [Standby("live", "heir", heir.endpoints())]
+    town.edge("edge")
+    await town.caught_up("edge")
+    assert [one.node for one in town.edges["edge"].upstreams("live")] == ["origin", "heir"]
+    town.origin.close()
+    after = replace(town.source.catalog, term=3000)
+    heir.attach(town.source.writer)
+    heir.catalog(after)
+    town.origin = heir  # the same pages, and the next records under a higher term
+    head = town.source.frame
+    await town.until(lambda: town.head("edge") > head + FPS)
+    receiver = town.edges["edge"].receiver("live")
+    assert receiver is not None
+    assert (receiver.term, receiver.tally.lost.total()) == (3000, 0)
+    assert receiver.tally.dropped["restart"] == 0
+    town.same("edge")

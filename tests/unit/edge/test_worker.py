@@ -10,6 +10,7 @@ from common.bus import intake
 from common.bus.intake import Intake
 from common.bus.pages import Pages
 from common.errors import ConfigError
+from common.runtime import listen
 from common.runtime.config import StreamSettings
 from common.runtime.control import pair
 from common.runtime.registry import Owner
@@ -183,7 +184,8 @@ async def test_a_child_gets_what_bounds_a_stream_but_not_its_key(
     monkeypatch.setattr(child, "spawn_child", spawn_child)
     streams = {"live": StreamSettings(key="secret", bytes_max=Size(1_000_000))}
     ours, theirs = pair()
-    await child.worker(Config(streams=streams), list)(theirs)
+    with listen.bind("127.0.0.1:0") as control:
+        await child.worker(Config(streams=streams), list, control)(theirs)
     ours.close()
     theirs.close()
     assert "secret" not in given[0]

@@ -101,6 +101,7 @@ def test_the_demo_uses_the_usual_ports_or_any() -> None:
         "http": "127.0.0.1:8180",
         "admin": "127.0.0.1:8181",
         "gossip": "127.0.0.1:5670",
+        "control": "127.0.0.1:5661",
     }
     assert usual["balancer"] == {
         "http": "127.0.0.1:8042",

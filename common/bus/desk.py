@@ -1,0 +1,83 @@
+"""What a node that takes streams in answers to its siblings: joins and pulls, from its own pages.
+
+An edge publishes nothing. When the origin is gone, or has not got a record any more, the other
+edges may still be helped by what it holds; it fetches nothing for them.
+"""
+
+import socket
+
+import zmq
+
+from common.bus.answers import Reach
+from common.bus.backfill import Run
+from common.bus.controls import Controls
+from common.bus.intake import Intake, now_us
+from common.runtime.curve import PLAIN, Authenticator, Guard
+
+PRUNE_US = 1_000_000
+
+
+class Desk:
+    """The control socket of an edge, in the running event loop."""
+
+    def __init__(
+        self,
+        address: str | socket.socket,
+        intake: Intake,
+        *,
+        node: str,
+        rate: int,
+        guard: Guard = PLAIN,
+    ) -> None:
+        """Listen on ``address``, or on a socket that listens already; ``rate``: bytes a second.
+
+        Raises:
+            ListenError: If the address cannot be bound.
+        """
+        self._intake = intake
+        self._prune_due_us = 0
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
+        self._authenticator = Authenticator(self._context, guard)
+        try:
+            self._controls = Controls(
+                self._context,
+                address,
+                intake.find,
+                self._authenticator,
+                node=node,
+                rate=rate,
+                now_us=now_us,
+                beyond=self,
+                setting="edge.control",
+            )
+        except BaseException:
+            self._authenticator.close()
+            self._context.destroy(linger=0)
+            raise
+        self.port = self._controls.port
+
+    def awaited(self, stream: str) -> bool:
+        """Return whether the stream is about to be here: a sibling does not wait for it."""
+        return False
+
+    def reach(self, stream: str) -> Reach:
+        """Return where the tracks are of which nothing is held yet."""
+        receiver = self._intake.receiver(stream)
+        places = receiver.reach() if receiver is not None else {}
+        return {track: (head, head) for track, (_, head) in places.items()}
+
+    def fetch(self, stream: str, run: Run) -> bool:
+        """Return whether records will come: nothing is fetched for a sibling."""
+        return False
+
+    def tick(self) -> None:
+        """Forget who has gone: call it now and then."""
+        if now_us() >= self._prune_due_us:
+            self._prune_due_us = now_us() + PRUNE_US
+            self._controls.prune()
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._controls.close()
+        self._authenticator.close()
+        self._context.destroy(linger=0)
