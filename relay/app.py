@@ -35,6 +35,9 @@ log = Log("relay")
 LOOK = 0.5
 """Seconds between two looks at who owns what."""
 
+PAUSE = 0.01
+"""Seconds between two looks for those who subscribe: they cannot make us look all the time."""
+
 REPORT = 1.0
 SWITCH_INTERVAL = 0.0005
 """Seconds after which Python lets another thread run: ZeroMQ's callbacks must not wait for 5 ms."""
@@ -89,7 +92,11 @@ async def run(config: Config) -> None:
         )
         place = Place(node.name, "relay", node.datacenter, tuple(settings.upstream))
         guard = await stack.enter_async_context(guarded(node, registry, _servers(config)))
-        relay = Relay(config, pages, Finder(registry, place), guard)
+
+        async def everything() -> set[str]:
+            return {owner.stream for owner in await registry.owners()}
+
+        relay = Relay(config, pages, Finder(registry, place), everything, guard)
         stack.callback(relay.close)
         relay.intake.adopt()
         endpoints = {
@@ -120,14 +127,21 @@ async def _tick(relay: Relay) -> None:
 
 
 async def _follow(relay: Relay) -> None:
-    """Look for owners again and again, and at once when somebody subscribes."""
+    """Look for owners again and again, and for what somebody has just subscribed to at once."""
+    loop = asyncio.get_running_loop()
+    due = loop.time()
     while True:
         try:
-            await relay.follow()
+            if loop.time() >= due:
+                due = loop.time() + LOOK
+                await relay.follow()
+            else:
+                await relay.look()
         except HeadwaterError as error:
             log.warning("registry failed", extra={"error": str(error)})
+        await asyncio.sleep(PAUSE)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(relay.asked.wait(), LOOK)
+            await asyncio.wait_for(relay.asked.wait(), due - loop.time())
 
 
 async def _report(relay: Relay) -> None:

@@ -27,6 +27,9 @@ from common.wire.media import MAX_ROWS, Item
 from common.wire.messages import HEARTBEAT_US, Heartbeat, Media, encode_media
 from relay.config import Config
 
+FEW = 32
+"""Streams that the registry is asked about one by one."""
+
 
 class Relay:
     """Both ends of the bus, in the running event loop."""
@@ -36,9 +39,10 @@ class Relay:
         config: Config,
         pages: Pages,
         find: Callable[[str], Awaitable[Ways]],
+        everything: Callable[[], Awaitable[set[str]]],
         guard: Guard = PLAIN,
     ) -> None:
-        """Listen; ``find`` says where a stream can be had.
+        """Listen; ``find`` says where a stream can be had, ``everything`` which streams there are.
 
         Raises:
             ConfigError: If an address cannot be read.
@@ -46,6 +50,7 @@ class Relay:
         """
         settings = config.relay
         self._find = find
+        self._all = everything
         self._beats: dict[str, int] = {}
         """When a stream's heartbeat was last passed on."""
         self.asked = asyncio.Event()
@@ -83,12 +88,20 @@ class Relay:
 
     async def follow(self) -> None:
         """Take in what is subscribed to and exists; let the rest go after a while."""
+        await self.look()
+        await self.intake.follow()
+
+    async def look(self) -> None:
+        """Take in what somebody has subscribed to since the last look."""
         self.asked.clear()
         carried = set(self.intake.streams)
         wanted = self.broadcast.wanted()
-        new = [stream for stream in wanted - carried if (await self._find(stream)).owned]
+        unknown = wanted - carried
+        if len(unknown) > FEW:  # one question about all, lest the asking of many costs too much
+            unknown &= await self._all()
+        new = [stream for stream in unknown if (await self._find(stream)).owned]
         self.intake.want((wanted & carried) | set(new))
-        await self.intake.follow()
+        await self.intake.follow(new)
 
     def _pages_of(self, stream: str, epoch: int) -> Any:
         return self.intake.find(stream, epoch)
@@ -97,7 +110,7 @@ class Relay:
         """Return whether the stream is about to be here."""
         receiver = self.intake.receiver(stream)
         if receiver is None:
-            return stream in self.broadcast.wanted()
+            return True  # its subscription may come a moment after the question
         return receiver.state != "absent" and not receiver.ready
 
     def reach(self, stream: str) -> Reach:

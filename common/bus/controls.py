@@ -123,7 +123,9 @@ class Controls:
         self._find = find
         self._access = access
         self._beyond = beyond
-        self._parked: deque[_Parked] = deque(maxlen=MAX_PARKED)
+        self._parked: OrderedDict[str, list[_Parked]] = OrderedDict()
+        """What waits, by stream; the stream that began to wait first is the first."""
+        self._waiting = 0
         self._node = node
         self._rate = rate
         self._now = now_us
@@ -161,20 +163,16 @@ class Controls:
         now = self._now()
         for identity in [i for i, peer in self._peers.items() if now - peer.seen_us > IDLE_US]:
             del self._peers[identity]
+        for stream, waiting in list(self._parked.items()):
+            if waiting[-1].until_us <= now:
+                self._waiting -= len(self._parked.pop(stream))
 
     def arrived(self, stream: str) -> None:
         """Answer what waits for records of a stream, or for the stream itself."""
-        if not self._parked:
-            return
-        now = self._now()
-        waiting, self._parked = self._parked, deque(maxlen=MAX_PARKED)
-        for parked in waiting:
-            if parked.question.stream != stream:
-                if parked.until_us > now:
-                    self._parked.append(parked)
-                continue
+        for parked in self._parked.pop(stream, ()):
+            self._waiting -= 1
             peer = self._peers.get(parked.identity)
-            if peer is not None:
+            if peer is not None and parked.until_us > self._now():
                 self._queue(peer, parked.question)
 
     def _queue(self, peer: _Peer, question: Join | Pull) -> None:
@@ -183,7 +181,12 @@ class Controls:
         self._serve_soon(0)
 
     def _park(self, identity: bytes, question: Join | Pull) -> None:
-        self._parked.append(_Parked(identity, question, self._now() + PARK_US))
+        if self._waiting >= MAX_PARKED:
+            _, forgotten = self._parked.popitem(last=False)
+            self._waiting -= len(forgotten)
+        waiting = self._parked.setdefault(question.stream, [])
+        waiting.append(_Parked(identity, question, self._now() + PARK_US))
+        self._waiting += 1
 
     def _deliver(self, frames: list[bytes]) -> None:
         if not frames:

@@ -204,9 +204,9 @@ class Intake:
 
     # Where they come from.
 
-    async def follow(self) -> None:
-        """Find out where every stream can be had, and connect to it."""
-        for stream in list(self._entries):
+    async def follow(self, streams: Iterable[str] | None = None) -> None:
+        """Find out where streams can be had, all that are carried or some, and connect to it."""
+        for stream in list(self._entries) if streams is None else list(streams):
             found = await self._find(stream)
             entry = self._entries.get(stream)
             if entry is None:

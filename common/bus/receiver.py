@@ -251,8 +251,8 @@ class Receiver:
             self._backfill.start(track, floor, oldest, scale, runs, floor_us)
 
     def _believe(self, message: Joined, source: Source) -> Mapping[int, Position]:
-        """Return the positions; what only an edge says is gone may be had from somebody else."""
-        if source.kind != "edge":
+        """Return the positions; what one source has not got may be had from another."""
+        if not self.sources.several and source.kind != "edge":
             return message.positions
         heads = self._repair.positions()
         return {

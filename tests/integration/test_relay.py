@@ -60,6 +60,9 @@ class Town:
 
         return find
 
+    async def everything(self) -> set[str]:
+        return {self.owner.stream} if self.owner else set()
+
     def pages(self, name: str) -> Pages:
         root = self.folder / name
         return Pages(root, Board.create(root), Limits())
@@ -68,7 +71,7 @@ class Town:
         ports = dict.fromkeys(("bus", "control", "admin"), "127.0.0.1:0")
         config = build(Config, {"node": {"name": name}, "relay": {**ports, "linger": 0.5}})
         place = Place(name, "relay", datacenter, upstream)
-        made = Relay(config, self.pages(name), self.finder(place))  # type: ignore[arg-type]
+        made = Relay(config, self.pages(name), self.finder(place), self.everything)  # type: ignore[arg-type]
         endpoints = {**made.broadcast.endpoints(), NAMES: ",".join(upstream)}
         self.nodes[name] = NodeEntry(name, "relay", endpoints, datacenter=datacenter)
         self.relays[name] = made
