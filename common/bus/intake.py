@@ -271,7 +271,8 @@ class Intake:
 
     def _drop(self, stream: str, entry: Entry, wanted: set[Endpoints], now: int) -> None:
         """Let go of paths that are not wanted, once those that are bring the stream."""
-        heard = any(p.heard_us and p.good(now) for e, p in entry.paths.items() if e in wanted)
+        chosen = [p for e, p in entry.paths.items() if e in wanted and p.kind != "standby"]
+        heard = any(path.heard_us and path.good(now) for path in chosen)
         for endpoints, path in list(entry.paths.items()):
             if endpoints in wanted or not wanted:
                 continue
