@@ -124,7 +124,8 @@ class Receiver:
             case CatalogChange(_, catalog):
                 if not self._admit(catalog.epoch, catalog.term, now):
                     return False
-                return self._set_catalog(catalog, now)
+                before = self.shelf.catalog
+                return self._set_catalog(catalog, now) and self.shelf.catalog != before
             case Joined(_, _, catalog):
                 if message.id in self._joins and self._admit(catalog.epoch, catalog.term, now):
                     self._joined(message, now)

@@ -176,6 +176,14 @@ def test_paths_of_different_terms_do_not_flap(street: Street) -> None:
     street.rig.assert_equal()
 
 
+def test_a_catalog_is_passed_on_once(street: Street) -> None:
+    newer = CatalogChange("live", street.rig.known.evolve(target_duration=2))
+    assert street.receiver.deliver(newer, street.rig.now) is True
+    assert street.receiver.deliver(newer, street.rig.now) is False
+    old = CatalogChange("live", street.rig.known)
+    assert street.receiver.deliver(old, street.rig.now) is False
+
+
 def test_a_relay_that_lags_takes_nothing_away(street: Street) -> None:
     for _ in range(30):
         street.bring()
