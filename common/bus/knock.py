@@ -15,6 +15,9 @@ KNOCK_US = 250_000
 PATIENCE = 3.0
 """Seconds that one try may take: no way on Earth is longer."""
 
+AT_ONCE_US = 900_000
+"""A try that takes longer may have been repeated by the kernel: that says nothing of the way."""
+
 REST_US = 1_500_000
 """After the way was open nobody knocks for this long, or for ``ROUND_TRIPS``."""
 
@@ -26,7 +29,10 @@ class Knocker:
     """Knocks at one node, in the running event loop."""
 
     def __init__(self, opened: Callable[[int], None], now_us: Callable[[], int]) -> None:
-        """``opened`` is called when somebody has answered, with the round trip in microseconds."""
+        """``opened`` is called when somebody has answered.
+
+        It is told how long a round trip takes, in microseconds, or 0 if that is not known.
+        """
         self._opened = opened
         self._now = now_us
         self._due_us = 0
@@ -50,9 +56,10 @@ class Knocker:
             return
         writer.transport.abort()
         now = self._now()
+        round_trip_us = now - began if now - began < AT_ONCE_US else 0
         self.close()
-        self._due_us = now + max(REST_US, ROUND_TRIPS * (now - began))
-        self._opened(now - began)
+        self._due_us = now + max(REST_US, ROUND_TRIPS * round_trip_us)
+        self._opened(round_trip_us)
 
     def close(self) -> None:
         """Give up all tries under way."""

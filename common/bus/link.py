@@ -218,7 +218,7 @@ class Link:
         bus_silent = self.silent
         if not bus_silent and self._now() - self._answered_us <= CONTROL_SILENCE_US:
             return
-        self._round_trip_us = round_trip_us
+        self._round_trip_us = round_trip_us or self._round_trip_us
         metrics.BUS_RECONNECTS.inc()
         if bus_silent and self._bus is not None:
             _again(self._bus, self.endpoints.bus)

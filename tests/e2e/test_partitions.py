@@ -1,14 +1,15 @@
 """What viewers see when the network between datacenters is cut, or bad."""
 
 import asyncio
+import bisect
 import hashlib
 import io
-import itertools
 import re
 import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import av
@@ -26,10 +27,26 @@ CBR = ("-b:v", "1900k", "-minrate", "1900k", "-maxrate", "1900k", "-bufsize", "3
        "-x264-params", "nal-hrd=cbr:force-cfr=1")  # fmt: skip
 """With 96 kbit/s of audio, 2 Mbit/s that never are less."""
 
-CUT_AT = 6.0
-"""Seconds from the start of the push to the cuts."""
-
 ROUND_TRIP = 0.08
+JOINING = 75
+"""Frames at the start, while the edges find the stream and join it."""
+
+
+class Outage(NamedTuple):
+    """When a datacenter is cut off, in seconds from the start of the push, and how."""
+
+    at: float
+    seconds: float
+    way: str = "both"
+
+
+OUTAGES = {
+    "near": (),
+    "two": (Outage(6, 2), Outage(13, 3, "to far"), Outage(21, 3, "to home")),
+    "eight": (Outage(6, 8),),
+    "twenty": (Outage(6, 20),),
+    "lossy": (),
+}
 
 
 @dataclass
@@ -39,17 +56,27 @@ class Far:
     name: str
     space: Space
     edge: Node
-    outage: float = 0.0
-    healed: float = 0.0
+    outages: tuple["Outage", ...] = ()
+    healed: list[float] = field(default_factory=list)
+    """When each of the outages was over."""
     flv: viewers.Watched = field(default_factory=viewers.Watched)
     segments: dict[str, tuple[float, str]] = field(default_factory=dict)
     """Segment -> when it was fetched, and its hash."""
     metrics: str = ""
 
-    def silence(self) -> tuple[float, float]:
-        """Return the longest time without a byte, and when it ended."""
+    def silences(self) -> list[tuple[float, float]]:
+        """Return for each outage how long viewers got nothing, and how much of it after its end."""
         times = [at for at, _ in self.flv.arrived]
-        return max((after - before, after) for before, after in itertools.pairwise(times))
+        found = []
+        for healed in self.healed:
+            next_ = bisect.bisect(times, healed)
+            found.append((times[next_] - times[next_ - 1], times[next_] - healed))
+        return found
+
+    @property
+    def patience(self) -> float:
+        """Seconds of buffer that its viewers need at least."""
+        return max((outage.seconds for outage in self.outages), default=0.0)
 
     def total(self, name: str) -> float:
         pattern = rf"^headwater_{name}_total(?:{{[^}}]*}})? (\S+)$"
@@ -85,15 +112,35 @@ async def watch(far: Far) -> None:
             far.metrics = await response.text()
 
 
-async def cut(origin: Space, far: Far, began: float) -> None:
-    """Cut a datacenter off for as long as it says."""
-    if not far.outage:
-        return
-    await asyncio.sleep(began + CUT_AT - time.monotonic())
-    origin.cut(far.space)
-    await asyncio.sleep(far.outage)
-    origin.heal(far.space)
-    far.healed = time.monotonic()
+async def cut(home: Space, far: Far, began: float) -> None:
+    """Cut a datacenter off, once after the other."""
+    for at, seconds, way in far.outages:
+        await asyncio.sleep(began + at - time.monotonic())
+        here, there = (far.space, home) if way == "to home" else (home, far.space)
+        here.cut(there, one_way=way != "both")
+        await asyncio.sleep(seconds)
+        here.heal(there)
+        far.healed.append(time.monotonic())
+
+
+async def ask_balancer(http: aiohttp.ClientSession, balancer: Node) -> dict[str, bool]:
+    """Return the edges, and whether the balancer would send anybody there."""
+    async with http.get(f"{balancer.url}/api/v1/nodes") as response:
+        return {node["node"]: not node["refused"] for node in await response.json()}
+
+
+async def balance(home: Space, balancer: Node, far: Far, began: float) -> tuple[float, float]:
+    """Return how long a balancer took to leave an edge out that is cut off, and to use it again."""
+    took = []
+    async with home.http() as http:
+        for wanted, since in ((False, began + far.outages[0].at), (True, 0.0)):
+            await asyncio.sleep(since - time.monotonic())
+            async with asyncio.timeout(60):
+                while (await ask_balancer(http, balancer)).get(far.name) is not wanted:
+                    await asyncio.sleep(0.05)
+                    since = since or (far.healed[0] if far.healed else 0.0)
+            took.append(time.monotonic() - (since or far.healed[0]))
+    return took[0], took[1]
 
 
 def frame_times(watched: viewers.Watched) -> list[float]:
@@ -119,48 +166,49 @@ async def test_datacenters_that_are_cut_off_miss_nothing_and_one_behind_a_bad_li
         home = spaces[0]
         origin = made.add("origin", "origin", stream={"reconnect": '"1s"'}, space=home)
         origin.start()
-        found = []
-        for name, space, outage in zip(
-            ("near", "two", "eight", "twenty", "lossy"),
-            spaces,
-            (0.0, 2.0, 8.0, 20.0, 0.0),
-            strict=True,
-        ):
-            found.append(Far(name, space, made.add("edge", name, space=space), outage))
+        balancer = made.add("balancer", "balancer", space=home)
+        found = [
+            Far(name, space, made.add("edge", name, space=space), outages)
+            for space, (name, outages) in zip(spaces, OUTAGES.items(), strict=True)
+        ]
         near, *cut_off, lossy = found
         for far in cut_off:
             home.line(far.space, delay=0.02, rate=50e6)
         home.line(lossy.space, delay=ROUND_TRIP / 2, loss=0.02, rate=20e6)
         for space in (home, lossy.space):
             space.congestion("bbr")
-        for far in found:
-            far.edge.start()
+        for node in [balancer, *(far.edge for far in found)]:
+            node.start()
         tasks = [asyncio.create_task(watch(far)) for far in found]
         await asyncio.sleep(1.5)
         began = time.monotonic()
         publisher = push(source, made.ingest(origin), home)
         try:
             cuts = [asyncio.create_task(cut(home, far, began)) for far in found]
+            balanced = asyncio.create_task(balance(home, balancer, cut_off[2], began))
             await asyncio.gather(*tasks, *cuts)
+            left_out, used_again = await balanced
         finally:
             publisher.kill()
             publisher.wait()
             report(found)
+    print(f"balancer: left out after {left_out:.2f} s, used again after {used_again:.2f} s")
     check_frames(found, source)
     for far in cut_off:
-        longest, ended = far.silence()
-        back = ended - far.healed
-        assert back < 1.0, f"{far.name}: viewers saw the next frame {back:.2f} s after the heal"
-        assert longest > far.outage - 1.0, "it was not cut off"
+        for outage, (_, back) in zip(far.outages, far.silences(), strict=True):
+            assert back < 1.0, f"{far.name}, {outage}: next frame {back:.2f} s after the heal"
         assert far.total("records_repaired") > 0
+    assert cut_off[-1].silences()[0][0] > 19, "it was not cut off"
     behind = delays(near, lossy)
     assert behind[-len(behind) // 100] < 3 * ROUND_TRIP + 1, behind[-20:]
+    assert left_out < 2
+    assert used_again < 3
 
 
 def delays(near: Far, far: Far) -> list[float]:
-    """Return how much later than near viewers those behind the line got each picture, sorted."""
+    """Return how much later than near viewers those there got each picture, sorted."""
     pairs = zip(frame_times(near.flv), frame_times(far.flv), strict=True)
-    return sorted(late - early for early, late in pairs)
+    return sorted(late - early for early, late in list(pairs)[JOINING:])
 
 
 def check_frames(found: list[Far], source: Path) -> None:
@@ -175,22 +223,22 @@ def check_frames(found: list[Far], source: Path) -> None:
         theirs = {name: sha for name, (_, sha) in far.segments.items()}
         assert theirs == {name: sha for name, (_, sha) in near.segments.items()}, far.name
         behind = [at - near.segments[name][0] for name, (at, _) in far.segments.items()]
-        assert max(behind) < far.outage + 3, (far.name, behind)
+        assert max(behind) < far.patience + 3, (far.name, behind)
 
 
 def report(found: list[Far]) -> None:
     """Print the figures of a run."""
-    near = found[0]
     for far in found:
         if not far.flv.arrived or not far.metrics:
             continue
-        longest, ended = far.silence()
-        lost, repaired = far.total("records_lost"), far.total("records_repaired")
-        backfilled = far.total("records_backfilled")
-        behind = delays(near, far)
+        counts = {
+            name: int(far.total(f"records_{name}")) for name in ("lost", "repaired", "backfilled")
+        }
+        print(f"{far.name}: {counts}, reconnects {far.total('bus_reconnects'):.0f}")
+        for outage, (silence, back) in zip(far.outages, far.silences(), strict=False):
+            print(f"  {outage}: silence {silence:.2f} s, back {back:.2f} s after the heal")
+        behind = delays(found[0], far)
         print(
-            f"{far.name}: longest silence {longest:.2f} s, its end {ended - far.healed:.2f} s after"
-            f" the heal; lost {lost:.0f}, repaired {repaired:.0f}, backfilled {backfilled:.0f};"
-            f" later than near p50 {statistics.median(behind):.3f} s,"
-            f" p99 {behind[-len(behind) // 100]:.3f} s, max {behind[-1]:.3f} s"
+            f"  later than near: p50 {statistics.median(behind):.3f} s,"
+            f" p99 {behind[-len(behind) // 100]:.3f} s, longest {behind[-1]:.3f} s"
         )

@@ -1,5 +1,6 @@
 import asyncio
 import socket
+from unittest.mock import Mock
 
 import pytest
 
@@ -43,6 +44,28 @@ async def test_whoever_opens_is_told_once_and_left_alone_for_a_while() -> None:
         opened.clear()
         await until(opened)
     knocker.close()
+
+
+async def test_a_try_that_the_kernel_has_repeated_tells_no_round_trip(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[int] = []
+    clock = Clock()
+
+    async def late(host: str, port: int) -> tuple[None, Mock]:
+        clock.now += 1_040_000 if port == 1 else 40_000
+        return None, Mock()
+
+    monkeypatch.setattr(asyncio, "open_connection", late)
+    knocker = Knocker(opened.append, clock)
+    for port, round_trip in ((1, 0), (2, 40_000)):
+        knocker.tick(f"tcp://127.0.0.1:{port}", clock.now)
+        await until(opened)
+        assert opened == [round_trip]
+        opened.clear()
+        knocker.tick(f"tcp://127.0.0.1:{port}", clock.now + REST_US - 1)
+        assert not knocker._tries
+        clock.now += REST_US
 
 
 async def test_a_closed_port_is_knocked_at_every_250_ms() -> None:
