@@ -226,9 +226,8 @@ class Link:
         _again(self._control, self.endpoints.control)
         self._greet()
         self._asked = True
-        self._renewed(
-            self
-        )  # the questions wait for the connection, and leave with its first packets
+        # The questions wait for the connection, and leave with its first packets.
+        self._renewed(self)
 
     def _recovered(self) -> None:
         """Ask for what was missed, unless that was done when the connection was made anew."""

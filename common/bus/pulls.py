@@ -14,7 +14,7 @@ from common.bus.shelf import Shelf
 from common.bus.sources import Source, Sources
 from common.track.record import Flag
 from common.wire.bucket import TokenBucket
-from common.wire.control import Gone, Pull, Records
+from common.wire.control import MAX_PULL, Gone, Pull, Records
 from common.wire.media import Item
 from common.wire.repair import MAX_TRACKS, StreamRepair
 
@@ -23,6 +23,11 @@ MAX_ASKED = 256
 
 AHEAD = 4 * 1024 * 1024
 """Bytes that may be fetched beyond the rate of repair while a viewer waits: a segment or two."""
+
+
+FIRST_PULL = 12 * 1024
+"""Bytes of the first pull over a new connection, which fit into what TCP sends before it knows the
+way: so the frame that viewers wait for comes after one round trip. Each answer doubles it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,13 @@ class Pulls:
         self._bucket = bucket
         self._number = 0
         self._asked: dict[int, _Asked] = {}
+        self._most = FIRST_PULL
+
+    def retry(self) -> None:
+        """Pull again at once what is missing: the way is a new one, and answers are lost."""
+        self.repair.retry()
+        self.backfill.retry()
+        self._most = FIRST_PULL
 
     def number(self) -> int:
         """Return a number for a question."""
@@ -90,6 +102,7 @@ class Pulls:
 
     def _take_missing(self, asked: _Asked, items: list[Item], now: int) -> None:
         track, _, stop = asked.run
+        self._most = min(2 * self._most, MAX_PULL)
         for item in items:
             seq = item.record.seq
             if item.record.flags & Flag.LOST and not self._sources.alone(asked.source, track, seq):
@@ -175,7 +188,8 @@ class Pulls:
         number = self.number()
         self._asked[number] = _Asked(run, past, source)
         forget_oldest(self._asked)
-        return source.send(Pull(number, self._stream, epoch, *run, newest_first=past))
+        most = MAX_PULL if past else self._most
+        return source.send(Pull(number, self._stream, epoch, *run, most, newest_first=past))
 
 
 def sound(item: Item) -> bool:

@@ -96,8 +96,7 @@ class Receiver:
 
     def connected(self, now: int) -> None:
         """Learn that the way to the origin is a new one: ask again for all that is missing."""
-        self._repair.retry()
-        self._backfill.retry()
+        self._pulls.retry()
         self._rejoin(now)
         self._join(now)
 

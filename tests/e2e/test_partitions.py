@@ -4,6 +4,7 @@ import asyncio
 import bisect
 import hashlib
 import io
+import itertools
 import re
 import statistics
 import time
@@ -172,6 +173,8 @@ async def test_datacenters_that_are_cut_off_miss_nothing_and_one_behind_a_bad_li
             for space, (name, outages) in zip(spaces, OUTAGES.items(), strict=True)
         ]
         near, *cut_off, lossy = found
+        for one, other in itertools.combinations(spaces[1:], 2):
+            one.cut(other)  # they have no way to each other but through the first
         for far in cut_off:
             home.line(far.space, delay=0.02, rate=50e6)
         home.line(lossy.space, delay=ROUND_TRIP / 2, loss=0.02, rate=20e6)
