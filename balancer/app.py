@@ -4,6 +4,9 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import AsyncIterator
+
+from aiohttp import web
 
 from balancer.api import Redirector, routes
 from balancer.cluster import Cluster
@@ -14,14 +17,24 @@ from balancer.pathways import Pathways
 from balancer.policy import Rules
 from balancer.steering import Steering
 from common.bus.gossip import Gossiper, Load
-from common.runtime import http, listen, metrics, ready
+from common.runtime import http, listen, metrics, ready, restart
+from common.runtime import stand_in as standing
+from common.runtime.control import Channel
 from common.runtime.curve import Guard, guarded
 from common.runtime.logs import Log
 from common.runtime.registries import node_entry, open_registry
 from common.runtime.registry import Registry
+from common.wire.gossip import Gossip
 
 REFRESH = 0.5
 """Seconds between two looks at the registry; who is alive is told by gossip, much faster."""
+
+WARM = 1.0
+"""Seconds that a balancer which starts listens to the gossip before it redirects, at most. A node
+that is silent for longer would not be used anyhow."""
+
+LINGER = http.KEEPALIVE + 1.0
+"""Seconds that connections may rest before a restart; others answer meanwhile."""
 
 log = Log("balancer")
 
@@ -43,16 +56,58 @@ class Balancer:
         )
         pathways = Pathways(self.director, self.redirector)
         self.steering = Steering(pathways.seen, self.director.sent, config.balancer.steering)
+        self.node = config.node
         self._registry = registry
+        self._heard = asyncio.Event()
 
     def missing(self) -> str | None:
         """Return what a balancer waits for before it is ready."""
         return None if self.cluster.known else "the registry"
 
+    async def warm(self) -> None:
+        """Wait until every node that is registered has been heard, or ``WARM`` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WARM):
+                while not self.cluster.known or self.cluster.unheard():
+                    self._heard.clear()
+                    await self._heard.wait()
+
+    @contextlib.asynccontextmanager
+    async def redirecting(
+        self, listener: socket.socket, guard: Guard
+    ) -> AsyncIterator[web.AppRunner]:
+        """Follow the nodes for the time of a block, which begins when viewers are answered."""
+
+        def heard(report: Gossip) -> None:
+            self.cluster.heard(report)
+            self._heard.set()
+
+        gossip = GossipListener(heard, guard)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                following = tasks.create_task(self.follow(gossip))
+                await self.warm()
+                app = http.application(
+                    [
+                        *http.health_routes(self.missing, metrics.text),
+                        *self.steering.routes(),
+                        *routes(self.redirector),
+                    ]
+                )
+                runner = await http.serve(app, listener)
+                try:
+                    yield runner
+                finally:
+                    await runner.cleanup()
+                    following.cancel()
+        finally:
+            gossip.close()
+
     async def follow(self, gossip: GossipListener) -> None:
         """Keep the tables of nodes like the registry says, until cancelled."""
         while True:
             gossip.follow(await self.cluster.look(self._registry))
+            self._heard.set()
             self.cluster.measure(self.director.loads())
             await asyncio.sleep(REFRESH)
 
@@ -75,46 +130,64 @@ async def run(config: Config) -> None:
         ListenError: If an address cannot be listened on.
     """
     check(config)
+    stand_in = standing.channel()
     listener = listen.bind(config.balancer.http, setting="balancer.http")
     servers = {"balancer.gossip": config.balancer.gossip}
     async with contextlib.AsyncExitStack() as stack:
         registry = await stack.enter_async_context(open_registry(config.node))
+        if stand_in is not None:
+            guard = await stack.enter_async_context(guarded(config.node, registry))
+            await _stand_in(Balancer(config, registry), listener, guard, stand_in)
+            return
         guard = await stack.enter_async_context(guarded(config.node, registry, servers))
         beacon = Gossiper(
             config.node.name, config.balancer.gossip, guard, setting="balancer.gossip"
         )
         stack.callback(beacon.close)
-        await _serve(config, registry, listener, beacon, guard)
+        await _serve(Balancer(config, registry), registry, listener, beacon, guard)
 
 
 async def _serve(
-    config: Config, registry: Registry, listener: socket.socket, beacon: Gossiper, guard: Guard
+    balancer: Balancer,
+    registry: Registry,
+    listener: socket.socket,
+    beacon: Gossiper,
+    guard: Guard,
 ) -> None:
-    balancer = Balancer(config, registry)
-    app = http.application(
-        [
-            *http.health_routes(balancer.missing, metrics.text),
-            *balancer.steering.routes(),
-            *routes(balancer.redirector),
-        ]
-    )
-    runner = await http.serve(app, listener)
-    gossip = GossipListener(balancer.cluster.heard, guard)
+    node = balancer.node
     endpoints = {
         "http": listen.authority(listener),
         "gossip": beacon.authority,
         **guard.endpoints,
     }
-    name = config.node.name
-    await registry.register(node_entry(config.node, "balancer", endpoints))
-    try:
-        ready.announce(config.node, endpoints)
-        log.info("ready", extra={"node": name, **endpoints})
-        async with asyncio.TaskGroup() as tasks:
+    async with asyncio.TaskGroup() as tasks, balancer.redirecting(listener, guard) as runner:
+        restart.hand_over(lambda: _leave(runner))
+        await registry.register(node_entry(node, "balancer", endpoints))
+        try:
+            ready.announce(node, endpoints)
+            log.info("ready", extra={"node": node.name, **endpoints})
             tasks.create_task(beacon.run(Load))
-            tasks.create_task(balancer.follow(gossip))
-    finally:
-        ready.withdraw(config.node)
-        await registry.unregister(name)
-        gossip.close()
-        await runner.cleanup()
+            tasks.create_task(standing.dismiss())
+            await asyncio.Event().wait()
+        finally:
+            ready.withdraw(node)
+            await registry.unregister(node.name)
+
+
+async def _leave(runner: web.AppRunner) -> restart.Legacy:
+    """Get ready for the next image: a stand-in serves until that does."""
+    stand_in = await standing.appoint()
+    await http.retire(runner, LINGER)
+    return stand_in.legacy()
+
+
+async def _stand_in(
+    balancer: Balancer, listener: socket.socket, guard: Guard, channel: Channel
+) -> None:
+    """Redirect viewers until the next image of the balancer does."""
+    async with balancer.redirecting(listener, guard) as runner:
+        channel.send({"t": "ready"})
+        async for message in channel:
+            if message.get("t") == "stop":
+                break
+        await http.retire(runner, LINGER)

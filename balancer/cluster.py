@@ -47,6 +47,10 @@ class Cluster:
         """Return how many balancers there are."""
         return self.beacons.count(self._clock())
 
+    def unheard(self) -> list[str]:
+        """Return the edges that are registered and have not been heard yet."""
+        return [name for name, node in self.edges.nodes.items() if node.report is None]
+
     def heard(self, report: Gossip) -> None:
         """Take in a report of a node."""
         now = self._clock()

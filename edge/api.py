@@ -22,6 +22,7 @@ from common.errors import (
 )
 from common.media.describe import describe
 from common.media.track import Track
+from common.runtime import restart
 from common.runtime.http import health_routes
 from common.runtime.registry import DRAIN_TIMEOUT
 from common.runtime.units import Duration
@@ -65,6 +66,7 @@ class Api:
             web.get("/api/v1/drain", self.drained),
             web.post("/api/v1/drain", self.begin_drain),
             web.post("/api/v1/undrain", self.end_drain),
+            web.post("/api/v1/restart", self.restart),
         ]
 
     async def describe_node(self, _: web.Request) -> web.Response:
@@ -133,6 +135,16 @@ class Api:
         await _body(request)
         await self.drain.set(False)
         return _json({"draining": False}, status=202)
+
+    async def restart(self, request: web.Request) -> web.Response:
+        """Restart in place, with new code and settings; the answer comes before that.
+
+        Raises:
+            RestartRefused: If the new settings are wrong, or a restart is under way.
+        """
+        await _body(request)
+        await restart.current().begin()
+        return _json({"restarting": True}, status=202)
 
     def _stream(self, name: str) -> dict[str, Any]:
         state, epoch = self.supervisor.states.get(name, ("joining", 0))

@@ -89,6 +89,10 @@ def parser() -> argparse.ArgumentParser:
         listing.add_argument("--json", action="store_true", help="print JSON")
         _configurable(listing)
     _drain_commands(commands)
+    what = "restart nodes of this machine in place, with their new code and settings"
+    again = commands.add_parser("restart", help=what, description=what)
+    again.add_argument("names", nargs="+", metavar="NODE", help="one after the other")
+    _configurable(again)
     return top
 
 
@@ -232,6 +236,14 @@ async def _ask(machine: Machine, question: Callable[[Registry], Awaitable[T]]) -
         return await question(registry)
 
 
+def _restart(arguments: argparse.Namespace) -> int:
+    from common.runtime import restarting
+
+    machine: Machine = _load(Machine, arguments)
+    restarting.restart(machine.node, arguments.names, print)
+    return 0
+
+
 def _streams(arguments: argparse.Namespace) -> int:
     machine: Machine = _load(Machine, arguments)
     rows = asyncio.run(_ask(machine, _list_streams))
@@ -323,6 +335,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "demo": _demo,
     "drain": _drain,
     "nodes": _nodes,
+    "restart": _restart,
     "solo": _solo,
     "streams": _streams,
     "undrain": _undrain,

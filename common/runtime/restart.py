@@ -64,6 +64,7 @@ class Restart:
         self._busy = False
         self._role: asyncio.Task[None] | None = None
         self._sockets: dict[str, inherit.Passed] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def hand_over(self, prepare: HandOver) -> None:
         """Have ``prepare`` called instead of stopping the role; the next image follows.
@@ -86,13 +87,23 @@ class Restart:
         finally:
             self._busy = False
 
-    async def go(self) -> None:
-        """Check and restart. Does not return, unless the role has to stop first.
+    async def begin(self) -> None:
+        """Check, and restart in the background.
 
         Raises:
             RestartRefused: If the node goes on as it was.
         """
         await self.check()
+        self._start(self.go(checked=True))
+
+    async def go(self, checked: bool = False) -> None:
+        """Check and restart. Does not return, unless the role has to stop first.
+
+        Raises:
+            RestartRefused: If the node goes on as it was.
+        """
+        if not checked:
+            await self.check()
         self._busy = True
         sockets = inherit.estate().passing()  # duplicates, as the role may close its own
         if self._hand_over is None:
@@ -114,15 +125,12 @@ class Restart:
         self._role = asyncio.ensure_future(role)
         loop = asyncio.get_running_loop()
         terminal = _has_terminal()
-        tasks = set()
 
         def told() -> None:
             if terminal and not _has_terminal():  # its window was closed: that is no restart
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
-            task = loop.create_task(self._signalled())
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            self._start(self.go())
 
         loop.add_signal_handler(signal.SIGHUP, told)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # see _execute
@@ -130,9 +138,14 @@ class Restart:
         if self._sockets is not None:
             _execute(self._sockets, Legacy())
 
-    async def _signalled(self) -> None:
+    def _start(self, job: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._attempt(job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _attempt(self, job: Coroutine[Any, Any, None]) -> None:
         try:
-            await self.go()
+            await job
         except RestartRefused as error:
             log.error("restart refused", extra={"error": str(error)})
             ready.refuse(self.node, str(error))
