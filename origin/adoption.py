@@ -40,6 +40,12 @@ class Adopted:
         return not lost and newest <= self.opened.segment
 
     @property
+    def open(self) -> bool:
+        """Whether the newest segment is not closed: its owner was in the middle of it."""
+        newest = self.opened.segment
+        return not any(isinstance(r, Closed) and r.opened.segment == newest for r in self.rows)
+
+    @property
     def end_us(self) -> int:
         """The stream time at which the last record ends."""
         scales = {track.id: track.timescale for track in self.catalog.tracks}

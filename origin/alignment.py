@@ -11,9 +11,6 @@ from typing import NamedTuple
 MIN_PAIRS = 3
 """So many frames in a row must fit before a shift is believed."""
 
-MAX_ANCHORS = 64
-"""Newest records among which the rarest is sought to begin with."""
-
 MAX_TRIES = 4
 MAX_SHIFTS = 16
 """Records that are tried, and frames for each of them."""
@@ -52,7 +49,7 @@ def find_shift(
     ``near`` bounds the shift: (about, at most so far from it).
     """
     counts = Counter(mark.identity for mark in ours)
-    known = [mark for mark in theirs[-MAX_ANCHORS:] if counts[mark.identity]]
+    known = [mark for mark in reversed(theirs) if counts[mark.identity]]
     if not known:
         return None
     first_us, last_us = ours[0].arrival_us + NEAR_US, ours[-1].arrival_us - NEAR_US

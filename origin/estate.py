@@ -245,6 +245,7 @@ class Estate:
         self._standbys.leave(standing)
         writer = standing.mirror.hand_over()
         if writer is not None and adopted is None:
+            self._bus.remove(name, writer.epoch)
             writer.remove()
         if writer is None or adopted is None:
             writer = self._ownership.store(follower.settings.bytes_max).open(name, owner.epoch)

@@ -106,8 +106,6 @@ class Follower:
         self.catalog: Catalog | None = None
         self.record_us = mono()
         """When the owner's newest record came, on the monotonic clock."""
-        self.entered_us = mono()
-        """When the newest publisher came."""
         self.left_us = mono()
         """When the last publisher left."""
         self._now = now
@@ -133,11 +131,6 @@ class Follower:
         oldest = min((lane.held[0].mono_us for lane in self.lanes.values() if lane.held), default=0)
         return self._mono() - oldest if oldest else 0
 
-    @property
-    def head_us(self) -> int:
-        """When the newest frame came here, on the monotonic clock."""
-        return max((slot.last_us for slot in self.slots.values()), default=0)
-
     def slot(self, name: str) -> Slot:
         """Return a slot, made at its first use."""
         return self.slots.setdefault(name, Slot(name))
@@ -150,7 +143,7 @@ class Follower:
         slot.publisher = publisher
         slot.time = SlotTime(self.timeline, slot.time)
         slot.feeds = {}
-        slot.last_us = slot.since_us = self.entered_us = self._mono()
+        slot.last_us = slot.since_us = self._mono()
 
     def leave(self, publisher: Publisher, reason: str, ended: bool) -> None:
         """Free the slot of a publisher; what it sent and the owner has not is dropped."""

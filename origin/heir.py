@@ -152,7 +152,7 @@ class Heir(LiveStream):
 
     def inherit(self, adopted: Adopted | None, follower: Follower) -> bool:
         """Go on in the place of a follower's owner; return whether that leaves no seam."""
-        if adopted is not None and adopted.whole and follower.aligned:
+        if adopted is not None and adopted.whole and adopted.open and follower.aligned:
             self.succeed(adopted, follower)
             return True
         if adopted is not None:

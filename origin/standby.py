@@ -34,6 +34,9 @@ CUT_US = 300_000
 STARVED_US = 1 * SECOND_US
 """An owner that publishes nothing for so long while frames come here has lost its publisher."""
 
+STOP_SECONDS = 1.0
+"""How long the registry may take to hear that we stand by no more."""
+
 PATIENCE_US = 10 * SECOND_US
 """How long an origin that was succeeded itself takes silence for its own fault."""
 
@@ -57,6 +60,8 @@ class Standing:
     """Whether the registry knows that we stand by."""
 
     promoting: bool = False
+    aligned: bool = False
+    """As it was last logged."""
 
     @property
     def name(self) -> str:
@@ -148,12 +153,17 @@ class Standbys:
             follower, mirror = standing.follower, standing.mirror
             catalog, writer = mirror.catalog, mirror.writer
             if catalog is not None and writer is not None and catalog is not follower.catalog:
+                if follower.catalog is not None and follower.catalog.epoch != catalog.epoch:
+                    self._bus.remove(standing.name, follower.catalog.epoch)
                 follower.follow(catalog)
                 self._bus.mirror(writer, catalog)
             for track, records in mirror.take_new().items():
                 follower.records(track, records)
             follower.align()
-            metrics.FOLLOWING.labels(standing.name).set(1 + follower.aligned)
+            if follower.aligned != standing.aligned:
+                standing.aligned = follower.aligned
+                log.info("alignment", extra={"stream": standing.name, "aligned": standing.aligned})
+            metrics.FOLLOWING.labels(standing.name).set(1 + standing.aligned)
             metrics.FOLLOWER_LAG.labels(standing.name).set(follower.lag_us / SECOND_US)
             if not standing.known and catalog is not None:
                 standing.known = True
@@ -176,9 +186,8 @@ class Standbys:
             return "disconnected"
         if self._links.silent_us(standing.mirror) > SILENCE_US:
             return "silent"
-        starved = mono - max(follower.record_us, standing.follower.entered_us) > STARVED_US
-        fed = mono - follower.head_us < STARVED_US // 2
-        return "starved" if starved and fed and follower.aligned else ""
+        stale = mono - follower.record_us > STARVED_US and follower.lag_us > STARVED_US
+        return "starved" if stale and follower.aligned else ""
 
     async def _take_over(self, standing: Standing, reason: str) -> None:
         try:
@@ -234,5 +243,6 @@ class Standbys:
                 publisher.dismiss("the node stops")
             self.leave(standing)
             standing.mirror.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
         self._links.close()

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -15,7 +17,7 @@ import pytest
 
 from common.runtime.embedded import EmbeddedRegistry
 from common.runtime.registry import Owner
-from tests.e2e.test_equal import objects, same
+from tests.e2e.test_equal import objects, resumed, same
 from tests.harness import viewers
 from tests.harness.ledger import difference
 from tests.harness.media import clip, packets, push
@@ -66,6 +68,15 @@ class Pair:
             while True:
                 if await self.metric(node, "headwater_stream_following") == 2:
                     break
+                await asyncio.sleep(0.05)
+
+    async def until_followed(self, node: Node) -> None:
+        """Wait until a node knows that another one would go on with its stream."""
+        async with asyncio.timeout(15):
+            while True:
+                async with self.http.get(f"{node.url}/api/v1/streams/live") as response:
+                    if (await response.json()).get("followed"):
+                        return
                 await asyncio.sleep(0.05)
 
     async def metric(self, node: Node, name: str, at: str = "http") -> float:
@@ -158,3 +169,97 @@ async def test_a_leader_that_is_killed_costs_no_frame_with_dual_ingest(tmp_path:
         assert lost == [0, 0]
         assert await running.metric(second, "headwater_takeovers_total") == 1
         check(await running.got(), source)
+
+
+async def test_a_frozen_leader_steps_down_and_a_stopped_one_hands_over(tmp_path: Path) -> None:
+    source = clip(tmp_path / "clip.flv", 26)
+    async with pair(tmp_path) as running:
+        running.watch()
+        await asyncio.sleep(0.3)
+        await running.push_both(source)
+        first, second = running.origins
+        await running.until_aligned(second)
+        await asyncio.sleep(3)
+        os.kill(first.pid, signal.SIGSTOP)
+        try:
+            took = await running.until_owned_by(second)
+            await asyncio.sleep(max(0.0, 5 - took))
+        finally:
+            os.kill(first.pid, signal.SIGCONT)
+        print(f"frozen: taken over after {took:.3f} s")
+        assert took < 3
+        # It wakes with five seconds of frames in its sockets, and publishes none of them.
+        await running.until_aligned(first)
+        assert await running.metric(first, "headwater_step_downs_total") == 1
+        assert await running.metric(first, "headwater_takeovers_total") == 0
+        assert await running.metric(second, "headwater_step_downs_total") == 0
+
+        await running.until_followed(second)
+        assert second.process is not None
+        second.process.send_signal(signal.SIGTERM)
+        took = await running.until_owned_by(first)
+        print(f"stopped: taken over after {took:.3f} s")
+        await asyncio.sleep(2)
+        every = [await objects(running.http, edge) for edge in running.edges]
+        assert same(every[0], every[1]) >= 20
+        check(await running.got(), source)
+
+
+async def test_an_encoder_that_loses_its_origin_goes_on_at_a_mirror(tmp_path: Path) -> None:
+    source = clip(tmp_path / "clip.flv", 40)
+    async with pair(tmp_path, {"mirror": "true"}) as running:
+        first, second = running.origins
+        running.encoders.append(push(source, running.made.ingest(first)))
+        await running.until_owned_by(first)
+        edge = running.edges[0]
+        await objects(running.http, edge)
+        await asyncio.sleep(8)
+        assert await running.metric(second, "headwater_stream_following") == 1
+        before = await objects(running.http, edge)
+        old = await running.owner()
+        first.kill()
+        killed = time.monotonic()
+        running.encoders.append(push(source, running.made.ingest(second)))
+        await running.until_owned_by(second)
+        await resumed(running.http, edge)
+        print(f"goes on after {time.monotonic() - killed:.3f} s, with the next segment closed")
+        new = await running.owner()
+        assert old is not None
+        assert new is not None
+        assert (new.epoch, new.term > old.term) == (old.epoch, True)
+        late = running.made.add("edge", "late", seed=9)
+        late.start()
+        await asyncio.sleep(1.5)
+        after = [await objects(running.http, node) for node in (*running.edges, late)]
+        assert same(after[0], after[1]) >= 10
+        assert same(after[0], after[2]) >= 10
+        kept = {name for name in before if "/s" in name} & set(after[2])
+        assert len(kept) >= 2, "the window is gone"
+        assert {after[2][name] for name in kept} == {before[name] for name in kept}
+
+
+async def test_a_publisher_at_the_wrong_origin_is_passed_on(tmp_path: Path) -> None:
+    source = clip(tmp_path / "clip.flv", 8)
+    async with pair(tmp_path) as running:
+        first, second = running.origins
+        # The stream belongs to the first origin, which waits for its publisher.
+        early = push(source, running.made.ingest(first))
+        running.encoders.append(early)
+        await running.until_owned_by(first)
+        await objects(running.http, running.edges[0])
+        early.kill()
+        early.wait()
+        flv = viewers.progressive(running.http, f"{running.edges[0].url}/live.flv")
+        ws = viewers.websocket(running.http, f"{running.edges[1].url}/live.mp4")
+        watching = [asyncio.create_task(flv), asyncio.create_task(ws)]
+        await asyncio.sleep(0.5)
+        running.encoders.append(push(source, running.made.ingest(second)))
+        got = await asyncio.gather(*watching)
+        owner = await running.owner()
+        assert owner is not None
+        assert owner.node == first.name
+        assert await running.metric(second, "headwater_publishers_forwarded_total") == 1
+        whole = packets(source, "video")
+        for watched in got:
+            have = [one.payload for one in packets(bytes(watched.data), "video")]
+            assert have[-len(whole) :] == [one.payload for one in whole]

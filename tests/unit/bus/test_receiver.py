@@ -275,6 +275,24 @@ def test_a_higher_term_of_the_same_epoch_goes_on(rig: Rig) -> None:
     assert rig.receiver.term == 2001
 
 
+def test_a_successor_may_send_again_what_came_to_it_at_another_time(rig: Rig) -> None:
+    rig.receiver.connected(rig.now)
+    rig.answer()
+    rig.publish(10)
+    again = rig.publish(5)
+    rig.known = replace(rig.known, term=rig.known.term + 1)
+    late = [item._replace(record=item.record._replace(capture_us=7, ingest_us=9)) for item in again]
+    head = rig.receiver.shelf.heads()
+    rig.receiver.deliver(Media("live", rig.known.epoch, rig.known.term, late), rig.now)
+    assert rig.receiver.shelf.heads() == head
+    before = rig.receiver.tally.dropped.copy()
+    other = [item._replace(record=item.record._replace(crc32=0, part=99)) for item in again]
+    rig.known = replace(rig.known, term=rig.known.term + 1)
+    rig.receiver.deliver(Media("live", rig.known.epoch, rig.known.term, other), rig.now)
+    assert rig.receiver.tally.dropped - before == {"restart": 1}
+    assert "restart" not in before
+
+
 def test_a_record_waits_until_the_catalog_knows_its_setup_bytes(rig: Rig) -> None:
     rig.receiver.connected(rig.now)
     rig.publish(5)

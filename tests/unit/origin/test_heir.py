@@ -88,13 +88,12 @@ def identity(record: Record) -> Record:
     return record._replace(capture_us=0, ingest_us=0, offset=0)
 
 
-@pytest.mark.parametrize("dies_at", [113, 150, 199])
-@pytest.mark.parametrize("unseen", [0, 1, 30])
+@pytest.mark.parametrize(("dies_at", "unseen"), [(113, 1), (150, 0), (149, 30), (151, 1)])
 def test_what_the_owner_would_have_published_is_published(
     tmp_path: Path, dies_at: int, unseen: int
 ) -> None:
     whole = Twin(tmp_path / "whole")
-    whole.send(320)
+    whole.send(220)
     twin = Twin(tmp_path / "twin")
     twin.send(20)
     twin.join()
@@ -106,7 +105,7 @@ def test_what_the_owner_would_have_published_is_published(
     twin.encoders.insert(0, dead)
     _, bus, seamless = twin.succeed()
     assert seamless
-    twin.send(320 - dies_at - unseen, mirror=False)
+    twin.send(220 - dies_at - unseen, mirror=False)
     for track in (1, 2):
         got = [identity(r) for r in twin.bus.records[track] + bus.records[track]]
         assert got == [identity(r) for r in whole.bus.records[track]]
