@@ -5,11 +5,24 @@ done to one before it is seen to be the connection that was meant.
 """
 
 import contextlib
+import functools
 import os
 import socket as sockets
+import struct
+from collections import defaultdict
 from dataclasses import dataclass
 
 import zmq
+
+from common.runtime import metrics
+from common.runtime.pump import Pump, receive_frames
+
+MAX_HANDSHAKES = 100
+"""Connections to one socket that have not been let in yet. Of more, those of the host that has most
+of them are shut, the oldest first."""
+
+EVENTS = 32
+"""Connections that are looked at before others in the event loop have their turn."""
 
 MAX_NODE = 200
 """Bytes of a node's name in an identity, which ZeroMQ limits to 255."""
@@ -39,6 +52,52 @@ class Connections:
         self.secure = False
         self._socket = socket
         self._known: dict[int, Sender] = {}
+        self._waiting: dict[str, dict[int, str]] = defaultdict(dict)
+        """Who has not been let in, the longest first: addresses by host and descriptor."""
+
+        self._hosts: dict[int, str] = {}
+        """Hosts of those, by descriptor."""
+
+        self._pump: Pump | None = None
+
+    def watch(self) -> None:
+        """Let at most ``MAX_HANDSHAKES`` connections wait to be let in: each costs 20 kB."""
+        self.secure = True
+        events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+        self._monitor = self._socket.get_monitor_socket(events)
+        self._pump = Pump(self._monitor, receive_frames, self._event, turn=EVENTS)
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._pump is not None:
+            self._pump.close()
+            self._pump = None
+            if not self._socket.closed:
+                self._socket.disable_monitor()  # or what it has to say would wait for ever
+            self._monitor.close(0)
+
+    def _event(self, frames: list[bytes]) -> None:
+        event, connection = struct.unpack_from("=HI", frames[0])
+        self._waited(connection)
+        address = address_of(connection) if event == zmq.EVENT_ACCEPTED else ""
+        if not address:
+            return
+        host = self._hosts[connection] = address.partition(" ")[0]
+        self._waiting[host][connection] = address
+        if len(self._hosts) > MAX_HANDSHAKES:
+            crowd = max(self._waiting.values(), key=len)
+            oldest = next(iter(crowd))
+            metrics.BUS_DROPS.labels("handshake").inc()
+            self.shut(Sender("", oldest, crowd[oldest]))
+            self._waited(oldest)
+
+    def _waited(self, connection: int) -> None:
+        """Note that a connection does not wait to be let in any more."""
+        host = self._hosts.pop(connection, None)
+        if host is not None:
+            del self._waiting[host][connection]
+            if not self._waiting[host]:
+                del self._waiting[host]
 
     def sender(self, frame: "zmq.Frame") -> Sender:
         """Return who sent a frame that was received with ``copy=False``."""
@@ -51,6 +110,7 @@ class Connections:
         address = address_of(connection)
         if known is None or (known.node, known.address) != (node, address):
             known = self._known[connection] = Sender(node, connection, address)
+            self._waited(connection)
         return known
 
     def receive(self, socket: "zmq.Socket[bytes]") -> list[bytes]:
@@ -81,12 +141,13 @@ class Connections:
         if peer is None:
             return False
         with peer, contextlib.suppress(OSError):
-            mine = peer.getsockname()[1] == self._port()
+            mine = peer.getsockname()[1] == self._port
             if mine and sender.address and address_of(sender.connection) == sender.address:
                 peer.shutdown(sockets.SHUT_RDWR)
                 return True
         return False
 
+    @functools.cached_property
     def _port(self) -> int:
         last: bytes = self._socket.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
         return int(last.rstrip(b"\0").rpartition(b":")[2] or 0)

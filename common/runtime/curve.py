@@ -136,7 +136,7 @@ class Authenticator:
             socket.curve_publickey = guard.keys.public.encode()
             socket.curve_server = True
             socket.zap_domain = domain.encode()
-            connections.secure = True
+            connections.watch()
             self._doors.append(connections)
         return connections
 
@@ -147,6 +147,8 @@ class Authenticator:
             self._pump.close()
             self._pump = None
             self._socket.close(0)
+        for connections in self._doors:
+            connections.close()
         for task in self._waiting:
             task.cancel()
 

@@ -41,8 +41,13 @@ class Pump:
         receive: Callable[["zmq.Socket[bytes]"], T],
         deliver: Callable[[T], None],
         settled: Callable[[], None] | None = None,
+        turn: int = TURN,
     ) -> None:
-        """``receive`` reads one message without waiting; ``settled`` is called after each burst."""
+        """``receive`` reads one message without waiting; ``settled`` is called after each burst.
+
+        At most ``turn`` messages are read at a time.
+        """
+        self._turn = turn
         self._socket = socket
         self._receive = receive
         self._deliver = deliver
@@ -65,7 +70,7 @@ class Pump:
         self._drain()
 
     def _drain(self) -> None:
-        for turn in range(TURN):
+        for turn in range(self._turn):
             if self.closed:
                 return
             try:

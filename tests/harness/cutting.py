@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 
 class Forwarder:
@@ -40,6 +41,9 @@ class Forwarder:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def heard(self, data: bytes) -> None:
+        """Take note of what a client has sent."""
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._tasks.add(asyncio.create_task(self._forward(reader, writer)))
 
@@ -51,7 +55,9 @@ class Forwarder:
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
             self._writers.add(back)
             await asyncio.gather(
-                _pump(reader, back, flowing), _pump(there, writer, flowing), return_exceptions=True
+                _pump(reader, back, flowing, self.heard),
+                _pump(there, writer, flowing),
+                return_exceptions=True,
             )
         except OSError:
             pass  # the target is away: so are we
@@ -65,10 +71,14 @@ class Forwarder:
 
 
 async def _pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    flowing: asyncio.Event,
+    heard: Callable[[bytes], object] = len,
 ) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(65_536):
+            heard(data)
             await flowing.wait()
             writer.write(data)
             await writer.drain()
