@@ -1,8 +1,9 @@
 """What a frame costs on the bus, how long a join takes, and what latency the bus adds.
 
-``python -m bench.bus [FRAMES_PER_SECOND] [SECONDS]``: an origin in this process publishes frames
-of 16.7 kB with their audio, a stream worker in another one writes them into pages. CPU is that of
-each process, its ZeroMQ thread and page writes included.
+``python -m bench.bus [FRAMES_PER_SECOND] [SECONDS] [curve]``: an origin in this process publishes
+frames of 16.7 kB with their audio, a stream worker in another one writes them into pages. CPU is
+that of each process, its ZeroMQ thread and page writes included. With ``curve`` all is done again
+encrypted, and compared.
 """
 
 import asyncio
@@ -21,7 +22,10 @@ from common.bus.pages import Pages
 from common.bus.upstream import Place, Ways, ways
 from common.media.codec import Codec
 from common.media.track import Track
-from common.runtime.registry import Owner
+from common.runtime.curve import Guard
+from common.runtime.keys import Keys
+from common.runtime.registry import NodeEntry, Owner
+from common.runtime.roster import Roster
 from common.track.board import Board
 from common.track.catalog import Catalog
 from common.track.limits import Limits
@@ -38,12 +42,12 @@ def _catalog() -> Catalog:
     return Catalog(STREAM, 1, 1, tracks=tracks, window_us=5_000_000)
 
 
-def _edge(root: str, endpoints: dict[str, str], pipe: Any) -> None:
+def _edge(root: str, endpoints: dict[str, str], keys: Keys, pipe: Any) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL)
-    asyncio.run(_receive(Path(root), endpoints, pipe))
+    asyncio.run(_receive(Path(root), endpoints, Guard(keys), pipe))
 
 
-async def _receive(root: Path, endpoints: dict[str, str], pipe: Any) -> None:
+async def _receive(root: Path, endpoints: dict[str, str], guard: Guard, pipe: Any) -> None:
     async def find(stream: str) -> Ways:
         return ways(Place("edge"), stream, Owner(STREAM, "origin", 1, 1, endpoints), [], [])
 
@@ -54,6 +58,7 @@ async def _receive(root: Path, endpoints: dict[str, str], pipe: Any) -> None:
         find=find,
         tell=lambda _stream, state, _epoch: states.append((time.monotonic(), state)),
         settled=lambda _streams, _moved: None,
+        guard=guard,
     )
     began = time.monotonic()
     worker.want([STREAM])
@@ -92,10 +97,10 @@ async def _receive(root: Path, endpoints: dict[str, str], pipe: Any) -> None:
 
 
 class _Origin:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, guard: Guard) -> None:
         self.writer = StreamWriter.open(root, STREAM, 1, Limits(window_us=20_000_000))
         self.writer.set_catalog(_catalog())
-        self.bus = Broadcast("127.0.0.1:0", "127.0.0.1:0")
+        self.bus = Broadcast("127.0.0.1:0", "127.0.0.1:0", guard=guard)
         self.bus.attach(self.writer)
         self.bus.catalog(_catalog())
         self._payload = os.urandom(FRAME)
@@ -120,12 +125,19 @@ class _Origin:
         self.bus.record(STREAM, track, self.writer.append(track, record, data), data, flush)
 
 
-async def _publish(root: Path, rate: int, seconds: int) -> None:
-    origin = _Origin(root / "origin")
+async def _publish(root: Path, rate: int, seconds: int, encrypted: bool) -> tuple[float, float]:
+    """Measure; return what a frame costs origin and edge, in microseconds of CPU."""
+    keys = Keys.new()
+
+    async def members() -> list[NodeEntry]:
+        return [NodeEntry("edge", "edge", {}, key=keys.public)]
+
+    roster = Roster(members, "origin")
+    origin = _Origin(root / "origin", Guard(Keys.new(), roster, secure=encrypted))
     for _ in range(500):
         origin.frame()
     pipe, theirs = multiprocessing.Pipe()
-    arguments = (str(root / "edge"), origin.bus.endpoints(), theirs)
+    arguments = (str(root / "edge"), origin.bus.endpoints(), keys, theirs)
     edge = multiprocessing.get_context("spawn").Process(target=_edge, args=arguments)
     edge.start()
     loop = asyncio.get_running_loop()
@@ -145,26 +157,35 @@ async def _publish(root: Path, rate: int, seconds: int) -> None:
     edge.join()
     origin.bus.close()
     origin.writer.close()
+    costs = used / frames * 1e6, found["cpu"] / (found["records"] / 3) * 1e6
+    how = "CURVE" if encrypted else "plain"
     lines = [
-        f"{rate} frames/s of {FRAME} bytes with two of audio, one edge, loopback",
-        f"origin       {used / frames * 1e6:7.1f} us/frame (page and event loop included)",
-        f"edge         {found['cpu'] / (found['records'] / 3) * 1e6:7.1f} us/frame",
+        f"{rate} frames/s of {FRAME} bytes with two of audio, one edge, loopback, {how}",
+        f"origin       {costs[0]:7.1f} us/frame (page and event loop included)",
+        f"edge         {costs[1]:7.1f} us/frame",
         f"join         {found['join_ms']:7.1f} ms to live",
         f"window       {found['window_ms']:7.1f} ms to all of it",
         f"latency      {found['p50_ms']:7.2f} ms p50, {found['p99_ms']:.2f} ms p99",
         f"gaps, lost   {found['gaps']}, {found['lost']}",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
+    return costs
 
 
 def main() -> None:
     """Run the benchmark."""
-    rate, seconds, *_ = [*map(int, sys.argv[1:]), *(500, 5)[len(sys.argv) - 1 :]]
-    with (
-        tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
-        contextlib.suppress(KeyboardInterrupt),
-    ):
-        asyncio.run(_publish(Path(folder), rate, seconds))
+    given = [word for word in sys.argv[1:] if word != "curve"]
+    rate, seconds, *_ = [*map(int, given), *(500, 5)[len(given) :]]
+    costs = []
+    with contextlib.suppress(KeyboardInterrupt):
+        for encrypted in (False, True) if "curve" in sys.argv else (False,):
+            with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+                costs.append(asyncio.run(_publish(Path(folder), rate, seconds, encrypted)))
+        if len(costs) == 2:
+            origin, edge = (after / before for before, after in zip(*costs, strict=True))
+            sys.stdout.write(
+                f"encryption   {origin:.2f} x at the origin, {edge:.2f} x at the edge\n"
+            )
 
 
 if __name__ == "__main__":
