@@ -88,7 +88,10 @@ export class WebSocketSource {
   #told(message) {
     if (message.type === 'error') this.reason = message.message;
     else if (message.type === 'on_stop') this.over = true;
-    else if (message.type === 'move' && !this.next) this.#change(message.data.url);
+    else if (message.type === 'move' && !this.next && this.line) {
+      // An address without a host is that of the edge itself, where another process takes over.
+      this.#change(new URL(message.data.url, this.line.socket.url).href);
+    }
   }
 
   // An item of the edge that is watched.
