@@ -21,6 +21,7 @@ from common.errors import HeadwaterError
 from common.runtime import metrics, wake
 from common.runtime.control import Channel
 from common.runtime.curve import guarded
+from common.runtime.definitions import Definitions
 from common.runtime.logs import Log
 from common.runtime.registries import open_registry
 from common.track.board import Board
@@ -42,6 +43,7 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
     """Run a worker until the supervisor says stop, or is gone."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     root = Path(config.node.pages)
+    definitions = Definitions(config.streams)
     limits = Limits(budget=Budget(config.node.pages_max))
 
     rate = int(config.edge.bandwidth / 8 / 4)
@@ -61,12 +63,12 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
             return
         intake = Intake(
             node=config.node.name,
-            pages=Pages(root, Board.create(root), limits, config.streams),
+            pages=Pages(root, Board.create(root), limits, definitions),
             find=Finder(registry, Place(config.node.name, "edge", config.node.datacenter)),
             tell=tell,
             settled=settled,
             paths=config.edge.paths,
-            streams=config.streams,
+            streams=definitions,
             linger=config.edge.linger,
             repair=config.edge.repair,
             repair_rate=rate,
@@ -75,11 +77,13 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
         with socket.socket(fileno=given.listen[0]) as control:
             desk = Desk(control, intake, node=config.node.name, rate=rate, guard=guard)
         intake.adopt()
+        following = asyncio.create_task(definitions.follow(registry), name="definitions")
         channel.send({"t": "ready"})
         try:
             await _work(intake, desk, channel)
         finally:
             desk.close()
+            following.cancel()
             intake.close()
             channel.send({"t": "released"})
 

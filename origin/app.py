@@ -13,6 +13,7 @@ from common.errors import ConfigError, HeadwaterError
 from common.runtime import http, listen, metrics, plugins, ready
 from common.runtime.config import build, stream_settings
 from common.runtime.curve import encrypts, guarded
+from common.runtime.definitions import Definitions
 from common.runtime.loader import suggestion
 from common.runtime.logs import Log
 from common.runtime.registries import node_entry, open_registry
@@ -41,6 +42,7 @@ class Origin:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.definitions = Definitions(config.streams)
         self.endpoints: dict[str, str] = {}
         self._context = InputContext(config.node.name, self._announced)
         self._missing: set[str] = set()
@@ -70,7 +72,7 @@ class Origin:
 
     def rules_of(self, stream: str) -> list[str]:
         """Return which nodes may have a stream."""
-        settings = stream_settings(self.config.streams, stream)
+        settings = stream_settings(self.definitions, stream)
         return settings.nodes if settings is not None else []
 
     def check_sources(self) -> None:
@@ -109,6 +111,8 @@ class Origin:
             for name, one in made.items():
                 tasks.create_task(one.run(), name=f"input {name}")
             tasks.create_task(streams.run(), name="streams")
+            following = self.definitions.follow(registry, streams.redefine)
+            tasks.create_task(following, name="definitions")
             for stream, settings in self.config.streams.items():
                 if settings.source:
                     one = made[self._puller(settings.source)]
@@ -210,7 +214,7 @@ async def run(config: Config) -> None:
             registry, node.name, origin.endpoints, Path(node.pages), Budget(node.pages_max)
         )
         streams = Streams(
-            config.streams,
+            origin.definitions,
             ownership,
             bus,
             publishers=settings.publishers,
@@ -220,6 +224,9 @@ async def run(config: Config) -> None:
             guard=guard,
         )
         stack.push_async_callback(streams.stop)
+        # Pages of a stream that nobody has defined are thrown away.
+        if origin.definitions.take(await registry.definitions()):
+            streams.redefine()
         await streams.adopt()
         app = http.application(
             [

@@ -80,6 +80,12 @@ class Estate:
         """Return the streams of other origins that are followed here, by name."""
         return self._standbys.all()
 
+    def redefine(self) -> None:
+        """Use the settings of streams as they are now, also for those that run."""
+        self._keys.refresh()
+        for live in self.live():
+            live.redefine(self._keys.settings(live.name) or live.settings)
+
     def live(self) -> list[Heir]:
         """Return the streams there are, by name."""
         return [self._entries[name].live for name in sorted(self._entries)]

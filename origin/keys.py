@@ -20,8 +20,15 @@ class Keyring:
         # Under a key of this process a hash says nothing, also in a core dump.
         self._salt = secrets.token_bytes(32)
         self._streams = streams
+        self._hashes: list[tuple[bytes, str]] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Use the keys as they are now: the streams that were given have changed."""
         self._hashes = [
-            (self.digest(settings.key), name) for name, settings in streams.items() if settings.key
+            (self.digest(settings.key), name)
+            for name, settings in self._streams.items()
+            if settings.key
         ]
 
     def digest(self, key: str) -> bytes:

@@ -364,6 +364,14 @@ class LiveStream:
             independent=promises.independent,
         )
 
+    def redefine(self, settings: StreamSettings) -> None:
+        """Use other settings; what was chosen for the epoch, such as durations, stays."""
+        self.settings = settings
+        self._writer.limit(settings.bytes_max)
+        if self._began and self.catalog.window_us != settings.window.us:
+            self._change(window_us=settings.window.us)
+            self._commit()
+
     def _commit(self) -> None:
         """Write the catalog down and announce it."""
         self.catalog = self.catalog.evolve()

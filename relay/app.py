@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from common import __version__
@@ -19,6 +20,7 @@ from common.bus.upstream import NAMES, Finder, Place
 from common.errors import ConfigError, HeadwaterError
 from common.runtime import http, listen, metrics, ready
 from common.runtime.curve import encrypts, guarded
+from common.runtime.definitions import Definitions
 from common.runtime.logs import Log
 from common.runtime.registries import node_entry, open_registry
 from common.track.board import Board
@@ -79,6 +81,8 @@ async def run(config: Config) -> None:
     """
     check(config)
     sys.setswitchinterval(SWITCH_INTERVAL)
+    definitions = Definitions(config.streams)
+    config = msgspec.structs.replace(config, streams=definitions)
     node, settings = config.node, config.relay
     root = Path(node.pages)
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -114,7 +118,10 @@ async def run(config: Config) -> None:
         stack.callback(ready.withdraw, node)
         log.info("ready", extra={"node": node.name, **endpoints})
         async with asyncio.TaskGroup() as tasks:
-            for job in (_tick(relay), _follow(relay), _report(relay), _sweep(root)):
+            for job in (
+                *(_tick(relay), _follow(relay), _report(relay), _sweep(root)),
+                definitions.follow(registry),
+            ):
                 tasks.create_task(job)
     if not settings.keep_pages:
         shutil.rmtree(root, ignore_errors=True)

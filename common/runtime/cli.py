@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from common import __version__
-from common.errors import ConfigError, HeadwaterError, ListenError
-from common.runtime import config, inherit, logs, restart
+from common.errors import ConfigError, HeadwaterError, ListenError, NodeUnavailable
+from common.runtime import config, definitions, inherit, logs, restart
 from common.runtime.registries import open_registry
 from common.runtime.registry import DRAIN_TIMEOUT, Registry
 from common.runtime.tasks import INTERRUPTED
@@ -73,6 +73,10 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--ports", choices=["0", "default"], default="default", help="0: any free")
     demo.add_argument("--duration", type=float, metavar="S", help="end after so many seconds")
     demo.add_argument("--json", action="store_true", help="print one line for scripts")
+    demo.add_argument(
+        "--datacenters", type=int, default=1, metavar="N", help="in how many datacenters (1)"
+    )
+    demo.add_argument("--consul", action="store_true", help="keep the registry in a real Consul")
     commands.add_parser("videogen", help="send a generated test stream", add_help=False)
     what = "show or check the settings"
     settings = commands.add_parser("config", help=what, description=what)
@@ -84,16 +88,34 @@ def parser() -> argparse.ArgumentParser:
     keys.add_argument("role", choices=list(ROLES), help="whose settings to read")
     keys.add_argument("--new", action="store_true", help="write a new key; then restart the node")
     _configurable(keys)
-    for name, what in (("streams", "list the live streams"), ("nodes", "list the live nodes")):
-        listing = commands.add_parser(name, help=what, description=what)
-        listing.add_argument("--json", action="store_true", help="print JSON")
-        _configurable(listing)
+    what = "list the live nodes"
+    nodes = commands.add_parser("nodes", help=what, description=what)
+    nodes.add_argument("--json", action="store_true", help="print JSON")
+    _configurable(nodes)
+    _streams_command(commands)
     _drain_commands(commands)
     what = "restart nodes of this machine in place, with their new code and settings"
     again = commands.add_parser("restart", help=what, description=what)
     again.add_argument("names", nargs="+", metavar="NODE", help="one after the other")
     _configurable(again)
     return top
+
+
+def _streams_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    what = "list the live streams; define streams for all nodes"
+    streams = commands.add_parser("streams", help=what, description=what)
+    streams.add_argument(
+        "action",
+        nargs="?",
+        default="list",
+        choices=["list", "defined", "define", "delete"],
+        help="list those that are live (default), or those that the registry defines; define one "
+        "anew; delete a definition",
+    )
+    streams.add_argument("stream", nargs="?", metavar="NAME", help="name of the stream")
+    streams.add_argument("settings", nargs="*", metavar="SETTING=VALUE", help="of its section")
+    streams.add_argument("--json", action="store_true", help="print JSON")
+    _configurable(streams)
 
 
 def _drain_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -233,7 +255,10 @@ def _key(key: str) -> str:
 
 async def _ask(machine: Machine, question: Callable[[Registry], Awaitable[T]]) -> T:
     async with open_registry(machine.node) as registry:
-        return await question(registry)
+        answer = await question(registry)
+        if trouble := registry.trouble():
+            raise NodeUnavailable(f"the registry does not answer: {trouble}")
+        return answer
 
 
 def _restart(arguments: argparse.Namespace) -> int:
@@ -245,6 +270,8 @@ def _restart(arguments: argparse.Namespace) -> int:
 
 
 def _streams(arguments: argparse.Namespace) -> int:
+    if arguments.action != "list":
+        return _definitions(arguments)
     machine: Machine = _load(Machine, arguments)
     rows = asyncio.run(_ask(machine, _list_streams))
     return _print(rows, arguments.json, "no stream is live")
@@ -260,10 +287,38 @@ async def _list_streams(registry: Registry) -> list[dict[str, Any]]:
     return rows
 
 
+def _definitions(arguments: argparse.Namespace) -> int:
+    machine: Machine = _load(Machine, arguments)
+    action, name = arguments.action, arguments.stream
+    if action == "defined":
+        found = asyncio.run(_ask(machine, lambda registry: registry.definitions()))
+        rows = [{"stream": stream, **_hidden(tree)} for stream, tree in found.items()]
+        return _print(rows, arguments.json, "the registry defines no stream")
+    if not name:
+        raise ConfigError("NAME", "say which stream")
+    tree = definitions.parse(name, arguments.settings) if action == "define" else None
+    asyncio.run(_ask(machine, lambda registry: registry.define(name, tree)))
+    return 0
+
+
+def _hidden(tree: dict[str, Any]) -> dict[str, Any]:
+    return {key: "(hidden)" if key == "key" else value for key, value in tree.items()}
+
+
 def _nodes(arguments: argparse.Namespace) -> int:
     machine: Machine = _load(Machine, arguments)
     nodes = asyncio.run(_ask(machine, lambda registry: registry.nodes()))
-    rows = [{"name": n.name, "role": n.role, "pid": n.pid, **n.endpoints} for n in nodes]
+    rows = [
+        {
+            "name": n.name,
+            "role": n.role,
+            "datacenter": n.datacenter,
+            "draining": n.draining,
+            "pid": n.pid,
+            **n.endpoints,
+        }
+        for n in nodes
+    ]
     return _print(rows, arguments.json, "no node is live")
 
 
@@ -316,6 +371,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         any_ports=arguments.ports == "0",
         duration=arguments.duration,
         as_json=arguments.json,
+        datacenters=arguments.datacenters,
+        consul=arguments.consul,
     )
 
 

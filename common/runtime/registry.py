@@ -148,6 +148,9 @@ class Registry(Protocol):
     async def definitions(self) -> dict[str, dict[str, Any]]:
         """Return the settings that were written down, by stream."""
 
+    def trouble(self) -> str:
+        """Return why what it answers is not what there is; nothing if it is."""
+
 
 def now_us() -> int:
     """Return Unix microseconds."""

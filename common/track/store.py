@@ -8,6 +8,7 @@ adopts.
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.errors import FormatError, StoreFull
@@ -135,6 +136,10 @@ class StreamWriter:
     def bytes_held(self) -> int:
         """Bytes its pages take."""
         return self._bytes
+
+    def limit(self, bytes_per_stream: int) -> None:
+        """Let the pages take so many bytes from now on."""
+        self._limits = replace(self._limits, bytes_per_stream=bytes_per_stream)
 
     def set_catalog(self, catalog: Catalog) -> None:
         """Replace the catalog, for readers at one stroke.

@@ -5,9 +5,12 @@ import base64
 import contextlib
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
+import uuid
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -15,15 +18,16 @@ from typing import Any, TypeVar
 
 import pytest
 
-from common.errors import NodeUnavailable, StreamBusy
+from common.errors import ConfigError, NodeUnavailable, StreamBusy
 from common.runtime.config import Duration
 from common.runtime.consul_registry import ConsulRegistry, open_consul
 from common.runtime.consul_settings import ConsulSettings
 from common.runtime.registry import NodeEntry
-from tests.harness.consul import Agent, Consul, consul
+from tests.harness.consul import HTTPS, Agent, Consul, consul
 
 pytestmark = pytest.mark.e2e
 
+GUIDE = Path(__file__).parents[2] / "docs/consul.md"
 T = TypeVar("T")
 AT = {"bus": "tcp://127.0.0.1:5550", "control": "tcp://127.0.0.1:5560"}
 
@@ -41,7 +45,7 @@ def settings(agent: Agent, **more: Any) -> ConsulSettings:
     """Return settings with timers for a test."""
     short = {"ttl": 1.5, "check": 0.5, "wait": 3, "timeout": 1, "lock_delay": 0.5}
     timers = {name: Duration(seconds) for name, seconds in short.items()}
-    return ConsulSettings(address=agent.http, **{**timers, **more})
+    return ConsulSettings(**{"address": agent.http, **timers, **more})
 
 
 @contextlib.asynccontextmanager
@@ -301,7 +305,9 @@ async def test_who_is_started_without_consul_knows_what_was_known(
         async def remembered() -> bool:
             files = list((tmp_path / "run").glob("*/*@.json"))
             texts = {file.name: file.read_text() for file in files}
-            return "o1" in texts.get("live@.json", "") and "o1" in texts.get("origin@.json", "")
+            nodes = texts.get("origin@.json", "")
+            ready = "o1" in nodes and '"starting"' not in nodes
+            return ready and "o1" in texts.get("live@.json", "")
 
         await soon(remembered)
         both.client.freeze()
@@ -311,3 +317,76 @@ async def test_who_is_started_without_consul_knows_what_was_known(
                 assert [node.name for node in await late.nodes("origin")] == ["o1"]
         finally:
             both.client.thaw()
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[Agent]:
+    """A Consul that denies by default and speaks TLS with whoever has a certificate."""
+    with consul(tmp_path) as made:
+        certificates = tmp_path / "tls"
+        certificates.mkdir()
+        for words in (
+            "ca create",
+            f"cert create -server -dc dc1 -additional-ipaddress={made.network}.1",
+            "cert create -client -dc dc1",
+        ):
+            subprocess.run(
+                ["consul", "tls", *words.split()], cwd=certificates, check=True, capture_output=True
+            )
+        master = str(uuid.uuid4())
+        agent = made.add(
+            "only",
+            bootstrap_expect=1,
+            acl={
+                "enabled": True,
+                "default_policy": "deny",
+                "tokens": {"master": master, "agent": master},
+            },
+            ports={"dns": -1, "grpc": -1, "https": HTTPS},
+            ca_file=str(certificates / "consul-agent-ca.pem"),
+            cert_file=str(certificates / "dc1-server-consul-0.pem"),
+            key_file=str(certificates / "dc1-server-consul-0-key.pem"),
+            verify_incoming_https=True,
+        )
+        agent.token = master
+        made.start()
+        yield agent
+
+
+async def test_a_token_and_a_certificate_are_all_that_is_needed(
+    closed: Agent, tmp_path: Path
+) -> None:
+    policy = re.findall(r"^```hcl\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    closed.call("acl/policy", "PUT", {"Name": "headwater", "Rules": policy[0]})
+    token = closed.call("acl/token", "PUT", {"Policies": [{"Name": "headwater"}]})["SecretID"]
+    (tmp_path / "token").write_text(token)
+    tls = {
+        "address": f"https://{closed.address}:{HTTPS}",
+        "ca": str(tmp_path / "tls/consul-agent-ca.pem"),
+        "cert": str(tmp_path / "tls/dc1-client-consul-0.pem"),
+        "key": str(tmp_path / "tls/dc1-client-consul-0-key.pem"),
+    }
+    good = {**tls, "token_file": str(tmp_path / "token")}
+    entry = NodeEntry("o1", "origin", AT)
+    async with registry(closed, tmp_path / "a", **good) as near:
+        owner = await near.acquire("live", "o1", AT)
+        await near.register(entry)
+        await near.define("live", {"open": True})
+        await near.drain("o1", True)
+
+        async def all_there() -> bool:
+            draining = [node.draining for node in await near.nodes()] == [True]
+            return draining and await near.definitions() == {"live": {"open": True}}
+
+        await soon(all_there)
+        seen = await asyncio.to_thread(closed.call, "kv/headwater/live/owners/live")
+        assert json.loads(base64.b64decode(seen[0]["Value"]))["term"] == owner.term
+        assert seen[0]["Session"]
+    async with registry(closed, tmp_path / "b", **tls) as denied:
+        with pytest.raises(ConfigError, match="token does not allow"):
+            await denied.register(entry)
+    for missing in ("ca", "cert"):
+        how = {name: value for name, value in good.items() if name != missing}
+        async with registry(closed, tmp_path / missing, **how) as outside:
+            assert await outside.nodes() == []
+            assert "certificate" in outside.trouble().lower()

@@ -10,7 +10,7 @@ import pytest
 from common.errors import AccessDenied, NodeUnavailable, StreamBusy, StreamNotFound
 from common.media.codec import Codec
 from common.media.frame import Frame
-from common.runtime.config import StreamSettings
+from common.runtime.config import Duration, Size, StreamSettings
 from common.runtime.embedded import start_time
 from tests.unit.origin.stage import Encoder, Stage, settings
 
@@ -204,3 +204,17 @@ async def test_segment_numbers_are_reserved_ahead(stage: Stage) -> None:
         await stage.streams.tick()
     first = await stage.registry.reserve_segments("live", 1)
     assert first >= stage.streams.live()[0].next_segment
+
+
+async def test_settings_that_the_registry_changes_reach_a_stream_that_runs(stage: Stage) -> None:
+    encoder = Encoder(stage, await stage.streams.publish("live", "sesame"))
+    encoder.send(3)
+    stage.settings["live"] = settings(key="open", window=Duration(7), bytes_max=Size(2**24))
+    stage.settings["later"] = settings(key="new")
+    stage.streams.redefine()
+    encoder.send(1, start_ms=3000)
+    assert stage.bus.catalogs[-1].window_us == 7_000_000
+    with pytest.raises(AccessDenied):
+        await stage.streams.publish("x", "sesame", slot="other")
+    assert (await stage.streams.publish("x", "open", slot="other")).stream == "live"
+    assert (await stage.streams.publish("x", "new")).stream == "later"

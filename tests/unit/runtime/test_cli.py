@@ -132,6 +132,27 @@ def test_nodes_and_streams_are_listed(tmp_path: Path, capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out)[0]["node"] == "o1"
 
 
+def test_streams_are_defined_for_all_nodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--set", f"node.registry={tmp_path}"]
+    assert cli.main(["streams", "defined", *where]) == 0
+    assert cli.main(["streams", "define", "show", "key=secret", "window=90s", *where]) == 0
+    assert cli.main(["streams", "defined", *where]) == 0
+    assert cli.main(["streams", "define", "show", "windw=90s", *where]) == 2
+    assert cli.main(["streams", "delete", *where]) == 2
+    assert cli.main(["streams", "delete", "show", *where]) == 0
+    assert cli.main(["streams", "defined", *where]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "the registry defines no stream",
+        "stream=show  key=(hidden)  window=90s",
+        "the registry defines no stream",
+    ]
+    assert "did you mean 'window'" in err
+    assert "say which stream" in err
+
+
 def test_videogen_gets_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
 
