@@ -272,10 +272,14 @@ class Receiver:
         return asked if before in ("", source.node) else {}
 
     def _absent(self, number: int, now: int) -> None:
-        if self._joins.pop(number, None) is None or not self._joining:
+        source, _ = self._joins.pop(number, (None, None))
+        if source is None or not self._joining:
             return
         # An origin that has just been started may not have it yet: go on asking, show what is here.
-        if not self.shelf.started:
+        if source.kind == "edge":
+            if self._join_attempt < self.sources.count:
+                self._join_due_us = now  # the next one may have it
+        elif not self.shelf.started:
             self.state = "absent"
 
     def _set_catalog(self, catalog: Catalog, now: int) -> bool:

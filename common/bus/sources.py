@@ -54,7 +54,12 @@ class Sources:
     @property
     def several(self) -> bool:
         """Whether somebody else could have what one of them has lost."""
-        return len(self.paths) + len(self.reserve) > 1
+        return self.count > 1
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.paths) + len(self.reserve)
 
     def to_join(self, attempt: int) -> Source | None:
         """Return whom to ask where the stream is."""

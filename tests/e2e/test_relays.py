@@ -51,9 +51,10 @@ def draw(made: Site) -> Map:
     leaves = [
         made.add("relay", f"leaf{n}", {"upstream": '["hub"]'}, datacenter="far") for n in (1, 2)
     ]
+    kept = {"linger": '"120s"'}  # they hold the stream although nobody watches any more
     direct = made.add("edge", "direct", datacenter="home", seed=1)
-    single = made.add("edge", "single", datacenter="far", seed=2)
-    double = made.add("edge", "double", {"paths": "2"}, datacenter="far", seed=3)
+    single = made.add("edge", "single", kept, datacenter="far", seed=2)
+    double = made.add("edge", "double", {"paths": "2", **kept}, datacenter="far", seed=3)
     late = made.add("edge", "late", datacenter="far", seed=4)
     for node in (origin, hub, *leaves, direct, single, double):
         node.start()

@@ -9,7 +9,7 @@ import pytest
 from common.bus.answers import answer_pull, positions
 from common.track.catalog import Catalog
 from common.track.record import Flag
-from common.wire.control import Control, Gone, Join, Joined, Position, Pull, Records
+from common.wire.control import Absent, Control, Gone, Join, Joined, Position, Pull, Records
 from common.wire.media import Item
 from common.wire.messages import CatalogChange, Media
 from tests.harness.bus import VIDEO, Asked, Source
@@ -219,3 +219,35 @@ def test_numbers_that_are_used_again_after_a_takeover_are_seen_by_their_content(
     assert street.receiver.tally.dropped["restart"] == 1
     reader.close()
     other.writer.close()
+
+
+def test_without_a_path_all_siblings_are_asked_before_it_is_given_up(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.source.next(rig.now)
+    asked: list[tuple[str, Control]] = []
+    siblings = []
+    for name in ("a", "b", "c"):
+
+        def ask(message: Control, name: str = name) -> bool:
+            asked.append((name, message))
+            return True
+
+        siblings.append(Asked(ask, "edge", name))
+    rig.receiver.sources.use([], siblings)
+    for _ in range(2):
+        rig.receiver.tick(rig.now)
+        _, join = asked[-1]
+        assert isinstance(join, Join)
+        rig.receiver.deliver(Absent(join.id, "live"), rig.now)
+        assert rig.receiver.state == "joining"
+    rig.receiver.tick(rig.now)
+    assert [name for name, _ in asked] == ["a", "b", "c"]
+    _, join = asked[-1]
+    assert isinstance(join, Join)
+    places = positions(rig.pages, rig.known)
+    rig.receiver.deliver(Joined(join.id, "live", rig.known, places), rig.now)
+    pulls = [message for _, message in asked if isinstance(message, Pull)]
+    assert pulls
+    rig.receiver.close()
+    rig.pages.close()
+    rig.source.writer.close()
