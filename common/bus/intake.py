@@ -392,7 +392,7 @@ class Intake:
 
     def _tell_state(self, entry: Entry) -> None:
         receiver = entry.receiver
-        if receiver.state == "ended" and entry.told[1] != receiver.epoch:
+        if receiver.state == "ended" and entry.told != ("live", receiver.epoch):
             # Viewers open the pages when a stream is live; then they may learn that it is over.
             self._tell(receiver.stream, "live", receiver.epoch)
         entry.told = (receiver.state, receiver.epoch)

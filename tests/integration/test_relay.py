@@ -40,6 +40,9 @@ class Town:
     edges: dict[str, Intake] = field(default_factory=dict)
     desks: dict[str, Desk] = field(default_factory=dict)
     publishing: bool = True
+    told: dict[str, list[str]] = field(default_factory=dict)
+    """States of the stream that an edge's viewers were told, by edge."""
+
     tasks: list["asyncio.Task[None]"] = field(default_factory=list)
 
     def start(self, frames: int = 2 * FPS) -> None:
@@ -78,11 +81,12 @@ class Town:
         return made
 
     def edge(self, name: str, datacenter: str = "", paths: int = 1) -> Intake:
+        self.told[name] = []
         made = Intake(
             node=name,
             pages=self.pages(name),
             find=self.finder(Place(name, "edge", datacenter)),  # type: ignore[arg-type]
-            tell=lambda *_: None,
+            tell=lambda _stream, state, _epoch: self.told[name].append(state),
             settled=lambda *_: None,
             paths=paths,
         )
@@ -293,14 +297,18 @@ async def test_without_an_origin_a_late_edge_is_helped_by_its_siblings(town: Tow
         town.edge(name)
     await town.caught_up("first", "second")
     town.publishing = False
+    over = town.source.catalog.evolve(live=False)
+    town.source.writer.set_catalog(over)
+    town.origin.catalog(over)
+    await town.until(lambda: town.told["second"][-1] == "ended")
     town.origin.close()
     town.owner = None
     town.edge("late")
     await town.caught_up("late")
+    assert town.told["late"][-2:] == ["live", "ended"], "viewers open pages of what is live"
     assert town.same("late") >= 10 * FPS
     receiver = town.edges["late"].receiver("live")
     assert receiver is not None
-    assert receiver.state == "live"
     assert receiver.tally.backfilled["edge"] + receiver.tally.repaired["edge"] >= 10 * FPS
 
 
