@@ -45,7 +45,7 @@ class Redirector:
             node = self.director.choose(viewer)
         except NodeUnavailable as error:
             return self.nobody(request, viewer, error)
-        return redirect(node.registration.url + request.raw_path)
+        return redirect(node.registration.url + request.raw_path, node.registration.node)
 
     async def edge(self, request: web.Request) -> web.Response:
         """Answer with the edge as JSON, for players that cannot follow a redirect (WebSocket)."""
@@ -55,7 +55,11 @@ class Redirector:
         node = self.director.choose(viewer)
         others = [self.director.url(one.node) for one in ranking if not one.refused]
         url = node.registration.url
-        answer = {"url": url, "alternatives": [one for one in others if one != url]}
+        answer = {
+            "url": url,
+            "node": node.registration.node,
+            "alternatives": [one for one in others if one != url],
+        }
         return web.json_response(answer, headers=HEADERS)
 
     async def choices(self, request: web.Request) -> web.Response:
@@ -138,9 +142,15 @@ class Redirector:
         }
 
 
-def redirect(location: str) -> web.Response:
-    """Return a redirect that no cache keeps; the body is the URL, for people and scripts."""
-    return web.Response(status=307, text=location + "\n", headers={**HEADERS, "Location": location})
+def redirect(location: str, node: str = "") -> web.Response:
+    """Return a redirect that no cache keeps; the body is the URL, for people and scripts.
+
+    ``node`` is the name to say in ``?not=`` if it does not serve.
+    """
+    headers = {**HEADERS, "Location": location}
+    if node:
+        headers["X-Headwater-Node"] = node
+    return web.Response(status=307, text=location + "\n", headers=headers)
 
 
 def _choice(choice: Choice) -> dict[str, Any]:

@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from balancer import ingest, mist
 from balancer.api import Redirector, routes
 from balancer.cluster import Cluster
 from balancer.config import Config, round_trips, weights
 from balancer.director import Director
 from balancer.gossip import GossipListener
+from balancer.ingest import IngestApi, IngestChoice
+from balancer.mist import Mist
 from balancer.pathways import Pathways
 from balancer.policy import Rules
 from balancer.steering import Steering
@@ -57,8 +60,21 @@ class Balancer:
         pathways = Pathways(self.director, self.redirector)
         self.steering = Steering(pathways.seen, self.director.sent, config.balancer.steering)
         self.node = config.node
+        self.origins = Director(self.cluster.origins, self.cluster.balancers)
+        self.ingest = IngestChoice(self.origins, registry, config.node.datacenter)
+        self._mist = Mist(self.redirector, self.ingest, config.balancer.token)
         self._registry = registry
         self._heard = asyncio.Event()
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return all routes; the last ones take every path that no other does."""
+        return [
+            *http.health_routes(self.missing, metrics.text),
+            *self.steering.routes(),
+            *mist.routes(self._mist),
+            *ingest.routes(IngestApi(self.ingest)),
+            *routes(self.redirector),
+        ]
 
     def missing(self) -> str | None:
         """Return what a balancer waits for before it is ready."""
@@ -87,14 +103,7 @@ class Balancer:
             async with asyncio.TaskGroup() as tasks:
                 following = tasks.create_task(self.follow(gossip))
                 await self.warm()
-                app = http.application(
-                    [
-                        *http.health_routes(self.missing, metrics.text),
-                        *self.steering.routes(),
-                        *routes(self.redirector),
-                    ]
-                )
-                runner = await http.serve(app, listener)
+                runner = await http.serve(http.application(self.routes()), listener)
                 try:
                     yield runner
                 finally:

@@ -83,13 +83,10 @@ class Cluster:
 
     def _take(self, entries: list[NodeEntry]) -> None:
         now = self._clock()
-        for role, table, purpose in (
-            ("edge", self.edges, "http"),
-            ("origin", self.origins, "rtmp"),
-        ):
+        for role, table in (("edge", self.edges), ("origin", self.origins)):
             of_role = [one for one in entries if one.role == role and "gossip" in one.endpoints]
             for entry in of_role:
-                table.register(self._registration(entry, purpose), now)
+                table.register(self._registration(entry), now)
             for gone in table.forget({entry.name for entry in of_role}, now):
                 metrics.forget_node(gone)
         self._take_balancers([one for one in entries if one.role == "balancer"])
@@ -109,12 +106,12 @@ class Cluster:
             *(_url(one.endpoints["http"]) for one in far),
         ]
 
-    def _registration(self, entry: NodeEntry, purpose: str) -> Registration:
+    def _registration(self, entry: NodeEntry) -> Registration:
         settings = self._config.balancer
         words = (tag.removeprefix(PROTOCOL) for tag in entry.tags if tag.startswith(PROTOCOL))
         return Registration(
             entry.name,
-            _url(entry.endpoints.get(purpose, entry.endpoints.get("http", ""))),
+            _url(entry.endpoints.get("http", "")),
             entry.capacity.get("bits_per_second", settings.bandwidth),
             entry.capacity.get("sessions", settings.sessions),
             Place(entry.datacenter, entry.location),

@@ -68,7 +68,7 @@ class Director:
         self._balancers = balancers
         self._clock = clock
         self._round_trip = round_trip
-        self._sampler = Sampler(table, random or Random(), self._far)
+        self.sampler = Sampler(table, random or Random(), self._far)
         self._nobody: dict[tuple[str, frozenset[str]], float] = {}
 
     def ranked(self, viewer: Viewer, *, everybody: bool = False) -> list[Candidate]:
@@ -90,8 +90,8 @@ class Director:
             raise NodeUnavailable(f"no node {node!r} is known")
         return self._judge(viewer, self._clock())(found.state)
 
-    def choose(self, viewer: Viewer) -> Node:
-        """Return the node for a viewer, who goes there now.
+    def choose(self, viewer: Viewer, *, ledger: bool = True) -> Node:
+        """Return the node for a viewer, who goes there now; without ``ledger`` it is not noted.
 
         Raises:
             NodeUnavailable: If no node may take a viewer now.
@@ -106,7 +106,8 @@ class Director:
             reasons = ", ".join(f"{one.node}: {one.refused}" for one in order(candidates)[:8])
             raise NodeUnavailable(f"no node can take a viewer now ({reasons or 'none is known'})")
         metrics.REDIRECTS.labels(name, viewer.protocol or "other").inc()
-        self.sent(name, viewer.stream)
+        if ledger:
+            self.sent(name, viewer.stream)
         return self.table.nodes[name]
 
     def sent(self, node: str, stream: str) -> None:
@@ -134,15 +135,19 @@ class Director:
             raise NodeUnavailable(f"no node {node!r} is known")
         return found.registration.url
 
+    def silent(self, node: Node) -> bool:
+        """Return whether too many reports of a node are missing."""
+        return self._clock() - node.state.heard >= self.rules.max_age
+
     def loads(self) -> list[Candidate]:
         """Return all nodes as they are now, for a viewer of whom nothing is known."""
-        return [*map(self._judge(Viewer(), self._clock()), self._sampler.everybody())]
+        return [*map(self._judge(Viewer(), self._clock()), self.sampler.everybody())]
 
     def _looked_at(self, viewer: Viewer, everybody: bool = False) -> list[Candidate]:
         now = self._clock()
         judged = self._judge(viewer, now)
-        all_states = self._sampler.everybody()
-        states = all_states if everybody else self._sampler.sample(viewer)
+        all_states = self.sampler.everybody()
+        states = all_states if everybody else self.sampler.sample(viewer)
         found = [judged(state) for state in states]
         if len(found) < len(all_states) and all(one.refused for one in found):
             key = (viewer.protocol, viewer.excluded)

@@ -34,6 +34,12 @@ DEFAULT_BITS = 1_000_000.0
 SMOOTHING = 0.1
 """Weight of a new report in what a viewer of a stream is expected to take."""
 
+PROMISED = 5.0
+"""Seconds that a node may take to carry a stream for which a viewer was sent there."""
+
+MAX_PROMISED = 4096
+"""Streams that a node is expected to carry soon; more are not kept."""
+
 MAX_PENDING = 100_000
 """Redirects that the ledger of a node holds; more are not told apart from these."""
 
@@ -67,6 +73,9 @@ class Node:
     report: Gossip | None = None
     pending: deque[tuple[float, float]] = field(default_factory=deque)
     """Time and expected bits a second of each redirect that is not in a report yet."""
+
+    promised: dict[str, float] = field(default_factory=dict)
+    """Streams that it will carry, because somebody was sent there for them, and since when."""
 
 
 class NodeTable:
@@ -135,10 +144,8 @@ class NodeTable:
             return False
         if last is None or report.boot != last.boot:
             state.started = now
-        if last is None or report.streams != last.streams:
-            streams = frozenset(report.streams)
-            self._carries(report.node, state.streams, streams)
-            state.streams = streams
+        if last is None or report.streams != last.streams or node.promised:
+            self._streams(node, report, now)
         node.report, state.heard = report, now
         state.bandwidth, state.sessions = report.bandwidth, report.sessions
         state.cpu, state.memory = report.cpu, report.memory
@@ -156,6 +163,11 @@ class NodeTable:
         node.pending.append((now, bits))
         node.state.pending_bandwidth += bits
         node.state.pending_sessions += 1
+        if stream not in node.state.streams and len(node.promised) < MAX_PROMISED:
+            # It will pull the stream now: the next viewer had better go there as well.
+            node.promised[stream] = now
+            self._carries(name, (), (stream,))
+            node.state.streams = {*node.state.streams, stream}
 
     def failed(self, names: Iterable[str], now: float) -> None:
         """Note that a viewer could not be served by these nodes."""
@@ -185,6 +197,18 @@ class NodeTable:
         if report.sessions and report.bandwidth:
             mean = report.bandwidth / report.sessions
             self._bits += (mean - self._bits) * SMOOTHING
+
+    def _streams(self, node: Node, report: Gossip, now: float) -> None:
+        """Take over which streams a node carries; what was promised to it counts for a while."""
+        reported = set(report.streams)
+        node.promised = {
+            stream: since
+            for stream, since in node.promised.items()
+            if stream not in reported and now - since < PROMISED
+        }
+        streams = reported | node.promised.keys()
+        self._carries(report.node, node.state.streams, streams)
+        node.state.streams = streams
 
     def _carries(self, name: str, before: Collection[str], after: Collection[str]) -> None:
         for stream in before:

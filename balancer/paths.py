@@ -21,6 +21,31 @@ def protocol_of(path: str) -> str:
     return word if word in ("hls", "cmaf", "webrtc", "js", *_SUFFIXES.split("|")) else "other"
 
 
+_PLAYABLE = {
+    "hls": "/cmaf/{}/index.m3u8",
+    "cmaf": "/cmaf/{}/index.m3u8",
+    "dash": "/cmaf/{}/index.mpd",
+    "smooth": "/cmaf/{}/Manifest",
+    "httpts": "/{}.ts",
+    "ebml": "/{}.webm",
+    "webrtc": "/webrtc/{}",
+    "subrip": "/{}.srt",
+    "info": "/json_{}.js",
+}
+"""Where an edge has what MistServer's outputs are called; other words are file suffixes."""
+
+
+def playable(stream: str, output: str) -> str:
+    """Return the path of a stream in an output by MistServer's name, or one's suffix.
+
+    Nothing if there is no such output. HLS is the one in CMAF.
+    """
+    word = output.lower()
+    if word in _PLAYABLE:
+        return _PLAYABLE[word].format(stream)
+    return f"/{stream}.{word}" if word in _SUFFIXES.split("|") else ""
+
+
 def stream_of(path: str) -> str | None:
     """Return the stream that ``path`` (decoded, without query) asks for, or None.
 

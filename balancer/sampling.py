@@ -36,7 +36,7 @@ class Sampler:
         self._table = table
         self._random = random
         self._far = far
-        self._most = most
+        self.most = most
         self._version = -1
         self._states: list[NodeState] = []
         self._cumulated: list[float] = []
@@ -51,7 +51,7 @@ class Sampler:
     def sample(self, viewer: Viewer) -> list[NodeState]:
         """Return the nodes to look at for a viewer, each once."""
         self._follow()
-        if len(self._states) <= self._most:
+        if len(self._states) <= self.most:
             return self._states
         found = {state.node: state for state in self._nearest(viewer.place)}
         for _ in range(EACH):

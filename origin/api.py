@@ -4,8 +4,6 @@ Clients on this machine need no token; others need the one from ``[origin] token
 are nowhere in it.
 """
 
-import hmac
-import ipaddress
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +13,11 @@ from common.errors import FormatError, StreamNotFound
 from common.media.describe import describe
 from common.media.track import Track
 from common.runtime.http import Handler
+from common.runtime.trust import trusted
 from origin.live import LiveStream
 from origin.publisher import Publisher
 from origin.standby import Standing
 from origin.streams import Streams
-
-_PROXIED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
-"""Headers of a proxy: the client is then not the one on this machine."""
 
 
 def guard(token: str) -> Callable[[Handler], Handler]:
@@ -29,7 +25,7 @@ def guard(token: str) -> Callable[[Handler], Handler]:
 
     def decorate(handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
-            if _local(request) or _bears(request, token):
+            if trusted(request, token):
                 return await handler(request)
             body = {
                 "type": "about:blank",
@@ -143,45 +139,3 @@ def _track(track: Track) -> dict[str, Any]:
 
 def _json(tree: Any) -> web.Response:
     return web.json_response(tree, headers={"Cache-Control": "no-store"})
-
-
-def _local(request: web.Request) -> bool:
-    """Whether the client is on this machine, not behind a proxy there or in a web page."""
-    if any(name in request.headers for name in _PROXIED):
-        return False
-    origin = request.headers.get("Origin")
-    host = request.headers.get("Host", "")
-    if origin is not None and origin.partition("://")[2] != host:
-        return False  # a page from elsewhere, in a browser on this machine
-    return _loopback(request.remote or "") and _names_us(host)
-
-
-def _names_us(host: str) -> bool:
-    """Whether ``Host`` is an address or localhost: not a name that was pointed at us."""
-    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-    if name == "localhost":
-        return True
-    return _address(name.strip("[]")) is not None
-
-
-def _loopback(text: str) -> bool:
-    address = _address(text)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.is_loopback
-    return address is not None and address.is_loopback
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
-
-
-def _bears(request: web.Request, token: str) -> bool:
-    kind, _, given = request.headers.get("Authorization", "").partition(" ")
-    return (
-        bool(token)
-        and kind.lower() == "bearer"
-        and hmac.compare_digest(given.strip().encode(), token.encode())
-    )

@@ -5,6 +5,7 @@ from balancer.nodes import (
     DEFAULT_BITS,
     FORGET_AFTER,
     MAX_PENDING,
+    PROMISED,
     REPORT_WINDOW,
     START_DELAY,
     SUSPECT,
@@ -99,6 +100,8 @@ def test_what_a_viewer_takes_is_learnt_for_each_stream() -> None:
     nodes.redirected("b", "big", 1.0)
     assert nodes.nodes["b"].state.pending_bandwidth == 8e6
     nodes.deliver(report("a", 60), 2.0)
+    assert nodes.expected_bits("big") == 8e6, "b is about to carry it"
+    nodes.deliver(report("b", 1), 2.0 + PROMISED)
     assert nodes.expected_bits("big") == 1e6, "nobody carries it any more"
 
 
