@@ -207,6 +207,7 @@ def _supervisor(
 
     worker = Child("worker", "worker", child.worker(config, rung, control, waits))
     supervisor = Supervisor(worker, viewers)
+    supervisor.most = (config.edge.bandwidth, float(config.edge.sessions))
     return supervisor
 
 

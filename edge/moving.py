@@ -61,6 +61,9 @@ class Mover:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.around = Around()
+        self.crowded = False
+        """Whether the edge is full, all its processes together."""
+
         self._sessions = sessions
         self._hub = hub
         self._idle = sessions.idle
@@ -115,7 +118,7 @@ class Mover:
             HTTPTemporaryRedirect: To where the viewer is to go.
             NodeUnavailable: If there is nowhere to go.
         """
-        if not self.draining and not self._sessions.full:
+        if not self.draining and not self._sessions.full and not self._passes_on(request):
             return
         here = request.path.startswith(VISITED) and self._sessions.known(stream, request)
         if not self.draining:
@@ -125,6 +128,15 @@ class Mover:
             raise self._away(request)
         elif request.path.endswith(".m3u8") and self._clock() > self._redirects_from:
             raise self._aside(request)
+
+    def _passes_on(self, request: web.Request) -> bool:
+        """Return whether the edge is full as a whole, and this viewer may be sent on yet.
+
+        Who has been sent on often enough is served all the same: nobody else would.
+        """
+        hops = request.query.get("not", "").split(",", MAX_HOPS)
+        few = len([*filter(None, hops)]) < MAX_HOPS
+        return self.crowded and few and bool(self.around.balancer)
 
     def close(self) -> None:
         """Move nobody any more."""

@@ -14,6 +14,7 @@ child to us        ``ready`` once; ``report`` each second (``metrics``, ``sessio
                    bytes since the last one); ``sessions`` (``id``, ``list``) when asked
 us to a viewer     ``around`` (who else is there, whether this edge drains: :mod:`edge.around`)
 us to a child      ``stop``; ``sessions`` (``id``)
+us to a viewer     ``crowded``: whether this edge is full, all its processes together
 us to a viewer     ``retire`` (``timeout``): a successor accepts; leave when nobody is left
 worker to us       ``waiting``: it can begin; ``released``: it writes no more
 us to the worker   ``go``: its predecessor has let go of the pages
@@ -25,6 +26,7 @@ wanted stays wanted until its successor speaks.
 
 import asyncio
 import itertools
+import math
 import os
 import socket
 from asyncio.subprocess import Process
@@ -40,6 +42,7 @@ from common.runtime.logs import Log
 from common.runtime.merge import Merger
 from common.runtime.tasks import Backoff, Running, stop_child
 from common.runtime.tasks import ended as wait_for_end
+from common.wire.gossip import fullness
 
 log = Log("edge.supervisor")
 
@@ -57,6 +60,13 @@ HANG_GRACE = 0.2
 """Seconds for a child that closed its channel and yet runs on."""
 
 ASK_TIMEOUT = 1.0
+
+CROWDED = 0.95
+"""Share of what the edge can carry from which new viewers are sent to others."""
+
+ROOM = 0.9
+"""Share below which it takes them again."""
+
 MAX_STATES = 8192
 """Streams whose state is remembered."""
 
@@ -199,6 +209,10 @@ class Supervisor:
         """Makes the message that tells a viewer process of its surroundings."""
 
         self._reported = asyncio.Event()
+        self.most = (math.inf, math.inf)
+        """What the edge can carry: bits a second, and sessions."""
+
+        self.crowded = False
         self._gone = Report()
         self._questions: dict[int, tuple[asyncio.Future[list[Any]], set[str], list[Any]]] = {}
         self._numbers = itertools.count(1)
@@ -234,6 +248,8 @@ class Supervisor:
                     self._tell_wanted()
                 elif self.around is not None:
                     child.send(self.around())
+                if self.crowded and child is not self.worker:
+                    child.send({"t": "crowded", "crowded": True})
             case {"t": "want", "streams": [*streams]}:
                 self._want(child, frozenset(map(str, streams)))
             case {"t": "state", "stream": str(stream), "state": str(state), "epoch": int(epoch)}:
@@ -383,6 +399,19 @@ class Supervisor:
             },
         )
         self._reported.set()
+        self._admit()
+
+    def _admit(self) -> None:
+        """Tell the viewer processes when the edge becomes full, and when it no longer is."""
+        reports = [viewer.report for viewer in self.viewers]
+        bits, sessions = sum(r.bits_per_second for r in reports), sum(r.sessions for r in reports)
+        full = fullness(bits, sessions, 0.0, 0.0, self.most)
+        crowded = full >= (ROOM if self.crowded else CROWDED)
+        if crowded != self.crowded:
+            self.crowded = crowded
+            log.info("crowded" if crowded else "crowded no more", extra={"load": round(full, 3)})
+            for viewer in self.viewers:
+                viewer.send({"t": "crowded", "crowded": crowded})
 
     def _answered(self, number: int, name: str, sessions: list[Any]) -> None:
         if number not in self._questions:

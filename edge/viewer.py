@@ -107,6 +107,8 @@ class ViewerProcess:
                     )
                 case "retire":
                     self._begin_retirement(float(message["timeout"]))
+                case "crowded":
+                    self.mover.crowded = bool(message["crowded"])
                 case "around":
                     self.mover.look(Around.heard(message))
                 case "sessions":

@@ -82,6 +82,19 @@ async def test_who_is_new_to_a_draining_edge_goes_to_the_balancer(clock: Clock) 
     one.close()
 
 
+async def test_who_is_new_to_a_full_edge_is_sent_on_a_few_times_at_most(clock: Clock) -> None:
+    one = mover(clock)
+    one.crowded = True
+    assert await sent(one, "/live.mp4") == "", "there is no balancer"
+    one.look(Around("e0", "http://b", PEERS))
+    assert await sent(one, "/live.mp4") == "http://b/live.mp4?not=e0"
+    assert await sent(one, "/live.mp4?not=e9") == "http://b/live.mp4?not=e9,e0"
+    hops = ",".join(f"x{n}" for n in range(MAX_HOPS))
+    assert await sent(one, f"/live.mp4?not={hops}") == "", "nobody else would serve it"
+    one.crowded = False
+    assert await sent(one, "/live.mp4") == ""
+
+
 async def test_without_a_balancer_a_sibling_is_named_and_without_any_nobody(clock: Clock) -> None:
     one = mover(clock)
     one.look(Around("e0", "", PEERS, draining=True, timeout=30.0))

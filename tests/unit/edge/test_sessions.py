@@ -88,3 +88,16 @@ def test_the_list_says_who_watches_what(sessions: Sessions, clock: list[float]) 
     assert entry["seconds"] == 2
     assert entry["bytes"] == 5
     assert entry["agent"] == "x" * 200
+
+
+def test_viewers_and_bytes_of_each_stream_are_counted_between_two_reports() -> None:
+    sessions = Sessions()
+    first, second = (sessions.open(stream, "mp4", request()) for stream in ("a", "b"))
+    first.sent(100)
+    sessions.count("b", "mp4", 30)
+    assert sessions.figures() == {"a": (1, 100), "b": (1, 30)}
+    assert sessions.bytes["mp4"] == 130
+    sessions.count("b", "mp4", 5)
+    second.close()
+    assert sessions.figures() == {"a": (1, 0), "b": (0, 5)}
+    assert sessions.figures() == {"a": (1, 0)}

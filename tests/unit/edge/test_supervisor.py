@@ -218,3 +218,28 @@ async def test_a_killed_child_is_back_within_a_second(running: Supervisor) -> No
 
 async def test_real_children_answer_for_their_sessions(running: Supervisor) -> None:
     assert await running.sessions() == [{"stream": "live"}]
+
+
+async def test_the_viewers_and_the_rate_of_each_stream_are_told_to_balancers(star: Star) -> None:
+    star.state("a")
+    star.state("b")
+    report = {"t": "report", "sessions": 3, "bytes": 0, "streams": {"a": [1, 0], "b": [2, 0]}}
+    for viewer in star.viewers:
+        star.hub.heard(viewer, report)
+    load = star.hub.load(0.0)
+    assert (load.streams, load.viewers, load.bits) == (["b", "a"], [4, 2], [0, 0])
+    await asyncio.sleep(0.1)
+    star.hub.heard(star.viewers[0], {**report, "bytes": 9, "streams": {"a": [1, 10_000]}})
+    load = star.hub.load(0.0)
+    assert dict(zip(load.streams, load.viewers, strict=True)) == {"a": 2, "b": 2}
+    assert load.bits[load.streams.index("a")] == pytest.approx(8 * 10_000 / 0.1, rel=0.5)
+
+
+async def test_an_edge_that_is_full_says_so_to_its_viewer_processes(star: Star) -> None:
+    star.hub.most = (1e9, 100.0)
+    crowded = [{"t": "crowded", "crowded": True}]
+    for sessions, told in ((94, []), (96, crowded), (91, crowded), (89, [])):
+        star.viewers[1].told.clear()
+        star.hub.heard(star.viewers[0], {"t": "report", "sessions": sessions})
+        assert star.hub.crowded == bool(told)
+    assert star.viewers[1].told == [{"t": "crowded", "crowded": False}]
