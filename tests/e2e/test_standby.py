@@ -192,6 +192,9 @@ async def test_a_frozen_leader_steps_down_and_a_stopped_one_hands_over(tmp_path:
         await running.until_aligned(first)
         assert await running.metric(first, "headwater_step_downs_total") == 1
         assert await running.metric(first, "headwater_takeovers_total") == 0
+        async with running.http.get(f"{first.url}/api/v1/streams/live") as response:
+            said = await response.json()
+        assert (said["role"], said["owner"]) == ("follower", second.name)
         assert await running.metric(second, "headwater_step_downs_total") == 0
 
         await running.until_followed(second)

@@ -150,6 +150,7 @@ async def test_what_an_encoder_pushes_stands_in_pages_api_and_metrics(tmp_path: 
         assert stream["live"]
         assert [track["codec"] for track in stream["tracks"]] == ["h264", "aac"]
         assert stream["publishers"][0]["protocol"] == "rtmp"
+        assert stream["role"] == "leader"
         assert "sesame" not in json.dumps(stream)
         owner = await EmbeddedRegistry(settings.node.registry).owner("live")
         assert owner is not None

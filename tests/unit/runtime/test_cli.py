@@ -124,12 +124,14 @@ def test_nodes_and_streams_are_listed(tmp_path: Path, capsys: pytest.CaptureFixt
         shared = EmbeddedRegistry(tmp_path)
         await shared.register(NodeEntry(name="e1", role="edge", endpoints={"http": "h:1"}))
         await shared.acquire("live", "o1", {})
+        await shared.stand_by("live", "o2", {})
 
     asyncio.run(fill())
     assert cli.main(["nodes", *where]) == 0
     assert "name=e1  role=edge" in capsys.readouterr().out
     assert cli.main(["streams", "--json", *where]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["node"] == "o1"
+    [row] = json.loads(capsys.readouterr().out)
+    assert (row["node"], row["followers"]) == ("o1", "o2")
 
 
 def test_streams_are_defined_for_all_nodes(
