@@ -31,6 +31,9 @@ SILENCE_US = 750_000
 CUT_US = 300_000
 """So is one whose connection has been broken for so long: twice the time to make it anew."""
 
+QUIET_US = 250_000
+"""An owner unknown to the registry has given the stream up if it has been quiet for so long."""
+
 STARVED_US = 1 * SECOND_US
 """An owner that publishes nothing for so long while frames come here has lost its publisher."""
 
@@ -178,8 +181,8 @@ class Standbys:
         follower, mono = standing.follower, self._mono()
         if not follower.publishers or not follower.lanes:
             return ""  # who has nothing to publish waits for its publisher, or for another origin
-        if standing.gone:
-            return "gone"
+        if standing.gone and mono - follower.record_us > QUIET_US:
+            return "gone"  # not while it publishes: the registry may have lost its contents
         if mono < standing.patient_until_us:
             return ""
         if self._links.cut_us(standing.mirror) > CUT_US:
