@@ -11,7 +11,7 @@ import pytest
 from common.runtime import demo as plans
 from tests.harness.cluster import Cluster, demo
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 TUTORIAL = Path(__file__).parents[2] / "docs/tutorials/two-datacenters.md"
 
