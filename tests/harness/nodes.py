@@ -115,6 +115,7 @@ class Site:
         zone: str = "UTC",
         space: Space | None = None,
         consul: Mapping[str, str] = {},
+        security: str = "auto",
         datacenter: str = "",
     ) -> Node:
         """Write the configuration of a node; it is not started yet."""
@@ -134,6 +135,7 @@ class Site:
             f'pages = "{self.pages}/{name}"',
             f'registry = "{registry or self.folder / "registry"}"',
             f'keys = "{self.folder}/keys/{name}.key"',
+            f'bus_security = "{security}"',
             f'datacenter = "{datacenter}"',
             "[node.consul]",
             *(f"{key} = {value}" for key, value in consul.items()),
