@@ -44,6 +44,7 @@ class Lane:
     def __init__(self, agent: str) -> None:
         self._agent = agent
         self._open: dict[str, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
+        self._turn = asyncio.Lock()
 
     async def get(self, url: str) -> Answer:
         """Fetch, following redirects.
@@ -52,7 +53,8 @@ class Lane:
             OSError, EOFError, TimeoutError: If the connection fails.
         """
         for _ in range(MAX_REDIRECTS):
-            async with asyncio.timeout(TIMEOUT):  # wait_for may swallow a cancellation
+            # Not wait_for, which may swallow a cancellation.
+            async with self._turn, asyncio.timeout(TIMEOUT):
                 answer, location = await self.once(url)
             if answer.status not in (302, 307, 308):
                 return answer
@@ -116,7 +118,7 @@ class Player:
     url: str
     name: str
     kind: str = STEERED
-    part_hold_back: float = 3.0
+    part_hold_back: float = 6.0
     pathway: str = ""
     failed: list[str] = field(default_factory=list)
     requests: int = 0
@@ -125,6 +127,12 @@ class Player:
     stalled: float = 0.0
     longest: float = 0.0
     gaps: int = 0
+    lost_at: float = 0.0
+    """When its edge was lost, by the loop's clock; set by the test."""
+
+    back: float | None = None
+    """Seconds after that in which the first answer of another edge was there."""
+
     playhead: float | None = None
 
     def __post_init__(self) -> None:
@@ -135,6 +143,7 @@ class Player:
         self.steering = ""
         self._stall = 0.0
         self._retries = 0
+        self._reopening = asyncio.Lock()
         self._lanes = {name: Lane(self.name) for name in ("video", "audio", "other")}
 
     @property
@@ -179,6 +188,8 @@ class Player:
         if answer.status != 200:
             self.failed.append(f"{url}: {answer.status} {answer.text[:80]}")
             raise Refused(url)
+        if self.lost_at and self.back is None and lane != "other":
+            self.back = asyncio.get_running_loop().time() - self.lost_at
         return answer
 
     async def _begin(self) -> None:
@@ -244,8 +255,11 @@ class Player:
     async def _trouble(self, kind: str) -> None:
         """Do what hls.js does when a playlist, or what it lists, cannot be had."""
         if self.kind == PLAIN:
-            await self._begin()
-            self.moves += 1
+            opened = self.opened
+            async with self._reopening:
+                if self.opened == opened:  # the other track may have done it
+                    await self._begin()
+                    self.moves += 1
             return
         if kind == "video" and self._retries < len(RETRIES):
             pathway = self.pathway
