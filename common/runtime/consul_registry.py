@@ -269,5 +269,7 @@ async def open_consul(
             await asyncio.gather(*tasks, return_exceptions=True)
             await claims.close()
     finally:
-        await view.close()
+        # First the connections: queries in flight are cut, where a cancelled one would leave its
+        # TLS connection waiting for a farewell.
         await agent.close()
+        await view.close()
