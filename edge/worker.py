@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Collection, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from common.bus.pages import Pages
 from common.bus.upstream import Finder, Place
 from common.errors import HeadwaterError
 from common.runtime import metrics, wake
+from common.runtime.config import stream_settings
 from common.runtime.control import Channel
 from common.runtime.curve import guarded
 from common.runtime.definitions import Definitions
@@ -75,7 +77,14 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
             guard=guard,
         )
         with socket.socket(fileno=given.listen[0]) as control:
-            desk = Desk(control, intake, node=config.node.name, rate=rate, guard=guard)
+            desk = Desk(
+                control,
+                intake,
+                node=config.node.name,
+                rate=rate,
+                guard=guard,
+                rules_of=partial(_rules, definitions),
+            )
         intake.adopt()
         following = asyncio.create_task(definitions.follow(registry), name="definitions")
         channel.send({"t": "ready"})
@@ -86,6 +95,12 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
             following.cancel()
             intake.close()
             channel.send({"t": "released"})
+
+
+def _rules(definitions: Definitions, stream: str) -> list[str]:
+    """Return which siblings may have a stream; they are held to what its origin holds them to."""
+    settings = stream_settings(definitions, stream)
+    return settings.nodes if settings else []
 
 
 async def _work(intake: Intake, desk: Desk, channel: Channel) -> None:

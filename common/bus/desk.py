@@ -5,9 +5,11 @@ edges may still be helped by what it holds; it fetches nothing for them.
 """
 
 import socket
+from collections.abc import Callable
 
 import zmq
 
+from common.bus.access import Access, Rules
 from common.bus.answers import Reach
 from common.bus.backfill import Run
 from common.bus.controls import Controls
@@ -28,8 +30,11 @@ class Desk:
         node: str,
         rate: int,
         guard: Guard = PLAIN,
+        rules_of: Callable[[str], Rules] = lambda _: (),
     ) -> None:
         """Listen on ``address``, or on a socket that listens already; ``rate``: bytes a second.
+
+        ``rules_of`` tells which nodes may have a stream, as at its origin.
 
         Raises:
             ListenError: If the address cannot be bound.
@@ -49,6 +54,7 @@ class Desk:
                 now_us=now_us,
                 beyond=self,
                 setting="edge.control",
+                access=Access(guard, rules_of),
             )
         except BaseException:
             self._authenticator.close()

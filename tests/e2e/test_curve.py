@@ -28,8 +28,8 @@ async def test_an_encrypted_cluster_delivers_all_frames_to_those_who_may_have_th
     rules = {"nodes": '["edge"]', "reconnect": '"1s"'}
     with site(tmp_path) as made:
         origin = made.add("origin", "origin", stream=rules, security="curve")
-        edge = made.add("edge", "edge", WAIT, security="curve")
-        other = made.add("edge", "other", WAIT, security="curve")
+        edge = made.add("edge", "edge", WAIT, stream=rules, security="curve")
+        other = made.add("edge", "other", WAIT, stream=rules, security="curve")
         balancer = made.add("balancer", "balancer", security="curve")
         nodes = [origin, edge, other, balancer]
         for node in nodes:
