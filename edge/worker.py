@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from common.bus.access import rules_in
 from common.bus.desk import Desk
 from common.bus.intake import TICK, Intake
 from common.bus.pages import Pages
 from common.bus.upstream import Finder, Place
 from common.errors import HeadwaterError
 from common.runtime import metrics, wake
-from common.runtime.config import stream_settings
 from common.runtime.control import Channel
 from common.runtime.curve import guarded
 from common.runtime.definitions import Definitions
@@ -83,7 +83,7 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
                 node=config.node.name,
                 rate=rate,
                 guard=guard,
-                rules_of=partial(_rules, definitions),
+                rules_of=partial(rules_in, definitions),
             )
         intake.adopt()
         following = asyncio.create_task(definitions.follow(registry), name="definitions")
@@ -95,12 +95,6 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
             following.cancel()
             intake.close()
             channel.send({"t": "released"})
-
-
-def _rules(definitions: Definitions, stream: str) -> list[str]:
-    """Return which siblings may have a stream; they are held to what its origin holds them to."""
-    settings = stream_settings(definitions, stream)
-    return settings.nodes if settings else []
 
 
 async def _work(intake: Intake, desk: Desk, channel: Channel) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ from common.bus.broadcast import Broadcast, BroadcastSettings
 from common.bus.gossip import Gossiper
 from common.errors import ConfigError, HeadwaterError
 from common.runtime import http, listen, metrics, plugins, ready
-from common.runtime.config import build, stream_settings
+from common.runtime.config import build
 from common.runtime.curve import encrypts, guarded
 from common.runtime.definitions import Definitions
 from common.runtime.loader import suggestion
@@ -69,11 +70,6 @@ class Origin:
             "origin.control": self.config.origin.control,
             "origin.gossip": self.config.origin.gossip,
         }
-
-    def rules_of(self, stream: str) -> list[str]:
-        """Return which nodes may have a stream."""
-        settings = stream_settings(self.definitions, stream)
-        return settings.nodes if settings is not None else []
 
     def check_sources(self) -> None:
         """Refuse a source that no input understands, or whose options are wrong.
@@ -204,7 +200,7 @@ async def run(config: Config) -> None:
             node=node.name,
             settings=bounds,
             guard=guard,
-            rules_of=origin.rules_of,
+            rules_of=partial(access.rules_in, origin.definitions),
         )
         stack.callback(bus.close)
         origin.endpoints |= {"http": listen.authority(listener, settings.public)}

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
+from common.bus.access import rules_in
 from common.bus.answers import Reach
 from common.bus.backfill import Run
 from common.bus.broadcast import FLUSH_BYTES, Broadcast, BroadcastSettings
@@ -21,7 +22,6 @@ from common.bus.link import Message
 from common.bus.pages import Pages
 from common.bus.upstream import Ways
 from common.runtime import metrics
-from common.runtime.config import stream_settings
 from common.runtime.curve import PLAIN, Guard
 from common.wire.media import MAX_ROWS, Item
 from common.wire.messages import HEARTBEAT_US, Heartbeat, Media, encode_media
@@ -61,7 +61,7 @@ class Relay:
             node=config.node.name,
             settings=BroadcastSettings(repair_rate=settings.repair_rate),
             guard=guard,
-            rules_of=partial(_rules, config),
+            rules_of=partial(rules_in, config.streams),
             section="relay",
             find=self._pages_of,
             beyond=self,
@@ -159,12 +159,6 @@ class Relay:
         """Stop; the pages stay."""
         self.intake.close()
         self.broadcast.close()
-
-
-def _rules(config: Config, stream: str) -> list[str]:
-    """Return which nodes may have a stream."""
-    known = stream_settings(config.streams, stream)
-    return known.nodes if known is not None else []
 
 
 def _count(stream: str, records: int, size: int) -> None:

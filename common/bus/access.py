@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from common.errors import ConfigError
-from common.runtime.config import StreamSettings
+from common.runtime.config import StreamSettings, stream_settings
 from common.runtime.curve import PLAIN, Guard
 from common.runtime.registry import NodeEntry
 
@@ -36,6 +36,12 @@ class Access:
 
 
 EVERYBODY = Access()
+
+
+def rules_in(streams: Mapping[str, StreamSettings], stream: str) -> Rules:
+    """Return which nodes may have a stream, as its settings or those of its base say."""
+    settings = stream_settings(streams, stream)
+    return settings.nodes if settings is not None else ()
 
 
 def fits(rule: str, entry: NodeEntry) -> bool:
