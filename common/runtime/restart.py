@@ -226,7 +226,7 @@ def _execute(sockets: Mapping[str, inherit.Passed], legacy: Legacy) -> None:
     generation = inherit.estate().handover.generation + 1
     file = inherit.leave(sockets, legacy.state, generation, legacy.fds)
     argv = command()
-    log.info("restarting", extra={"command": " ".join(argv)})
+    log.info("restarting", extra={"program": argv[0]})  # not its arguments: a key may be in --set
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
