@@ -191,12 +191,11 @@ class Mover:
         metrics.REQUESTS_REDIRECTED.labels(reason="drain" if self.draining else "full").inc()
         hops = [name for name in request.query.get("not", "").split(",", MAX_HOPS) if name]
         without = [*hops, self.around.node]
-        if len(hops) < MAX_HOPS and self.around.balancer:
+        if len(hops) < MAX_HOPS:
             asked = request.rel_url.update_query({"not": ",".join(without)})
-            return _redirect(f"{self.around.balancer}{asked}")
-        sibling = self.around.sibling(_key(request), without)
-        if len(hops) < MAX_HOPS and sibling is not None:
-            return _redirect(f"{sibling.url}{request.raw_path}")
+            sibling = self.around.sibling(_key(request), without)
+            if base := self.around.balancer or (sibling.url if sibling else ""):
+                return _redirect(f"{base}{asked}")
         return NodeUnavailable("this edge takes no viewers now, and knows no other that would")
 
     def _aside(self, request: web.Request) -> Exception:
