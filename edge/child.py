@@ -4,7 +4,7 @@ A child gets what it needs in the environment variable ``HEADWATER_CHILD``, a JS
 ``control`` is the descriptor of its end of the channel, ``wake`` those of eventfds (the worker
 rings them all, a viewer process waits for its own), ``listen`` those of listening sockets, and
 ``settings`` the sections ``node``, ``log`` and ``edge`` of the configuration, and of its streams
-what bounds their pages.
+what bounds their pages, whence they come, and which siblings may have them.
 """
 
 import asyncio
@@ -86,11 +86,10 @@ def _spawner(
 ) -> Spawn:
     # A stream's key is no business of a child's, and the environment can be read in /proc.
     settings = loader.dump(config)
-    bounds = {
-        name: {"bytes_max": int(one.bytes_max), "paths": one.paths}
+    settings["streams"] = {
+        name: {"bytes_max": int(one.bytes_max), "paths": one.paths, "nodes": one.nodes}
         for name, one in config.streams.items()
     }
-    settings["streams"] = bounds
 
     async def spawn(control: socket.socket) -> Process:
         given = Inheritance(control.fileno(), wakes(), list(listen), settings, waits())

@@ -43,13 +43,13 @@ async def test_an_encrypted_cluster_delivers_all_frames_to_those_who_may_have_th
             await asyncio.sleep(0.3)
             publisher = push(source, made.ingest(origin))
             denied = await viewers.progressive(http, f"{other.url}/live.mp4")
-            assert denied.status == 404
-            assert not list((made.pages / "other").glob("live*")), "it holds something of it"
             async with asyncio.timeout(LIMIT):
                 while await redirect(http, f"{balancer.url}/live.flv") != 307:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             got = dict(zip(watching, await asyncio.gather(*watching.values()), strict=True))
             publisher.wait()
+            assert denied.status == 404
+            assert not list((made.pages / "other").glob("live*")), "it holds something of it"
         for name, watched in got.items():
             data = bytes(watched.data)
             assert not difference(packets(source, "video"), packets(data, "video")), name
