@@ -356,7 +356,7 @@ async def test_a_drain_moves_a_websocket_viewer_and_ends_the_rest_at_a_keyframe(
         frames = video_payloads(await response.read())
         assert len(frames) % 10 == 0, "from a keyframe to the one before the next"
         refused = await edge.client.get(f"{edge.url}/live.mp4", allow_redirects=False)
-        assert refused.headers["Location"] == "http://other.test:8080/live.mp4"
+        assert refused.headers["Location"] == "http://other.test:8080/live.mp4?not=edge-t"
         edge.supervisor.send(Around("edge-t").told(0.0))
         async with asyncio.timeout(5):
             while edge.process.mover.draining:  # noqa: ASYNC110 - a message changes it
