@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.errors import HeadwaterError, NodeUnavailable, StreamBusy
@@ -11,6 +10,7 @@ from common.runtime import metrics
 from common.runtime.config import StreamSettings
 from common.runtime.curve import PLAIN, Guard
 from common.runtime.logs import Log
+from common.runtime.machine import HERE, Machine
 from common.runtime.registry import Owner
 from common.track.store import StreamWriter
 from origin.bus import Bus
@@ -52,19 +52,16 @@ class Estate:
         mirror: bool = False,
         repair_rate: int = 31_000_000,
         guard: Guard = PLAIN,
-        now: Callable[[], int] = lambda: time.time_ns() // 1000,
-        mono: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
+        machine: Machine = HERE,
     ) -> None:
-        """``now`` tells Unix microseconds, ``mono`` microseconds that never go back.
+        """``standby`` and ``mirror`` are settings of the origin.
 
-        ``standby`` and ``mirror`` are settings of the origin; ``repair_rate`` is what mirrors may
-        fetch of the past, in bytes a second.
+        ``repair_rate`` is what mirrors may fetch of the past, in bytes a second.
         """
         self._keys = Keyring(settings)
         self._ownership = ownership
         self._bus = bus
-        self._now = now
-        self._mono = mono
+        self._now, self._mono = machine.wall_us, machine.mono_us
         self._entries: dict[str, _Entry] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._pending = 0
@@ -72,7 +69,7 @@ class Estate:
         self._policy = standby
         self._mirror = mirror
         self._standbys = Standbys(
-            ownership, bus, self._promote, rate=repair_rate, guard=guard, now=now, mono=mono
+            ownership, bus, self._promote, rate=repair_rate, guard=guard, machine=machine
         )
         self._verifying: set[asyncio.Task[None]] = set()
 
@@ -236,7 +233,7 @@ class Estate:
                 reserving = self._ownership.reserve(name, least)
                 reserved = await asyncio.wait_for(reserving, ANSWER_SECONDS)
             except (TimeoutError, OSError, NodeUnavailable):
-                owner = self._ownership.claim_without(name, epoch, over)
+                owner = self._ownership.claim_without(name, epoch, over, self._now())
                 reserved = least + RESERVE
             if self._standbys.get(name) is standing and not self._stopping:
                 self._succeed(standing, owner, reserved, reason)

@@ -1,7 +1,5 @@
 """The pages of a stream that another origin owns, kept here in case that one dies."""
 
-import time
-from collections.abc import Callable
 from contextlib import suppress
 
 import zmq
@@ -13,6 +11,7 @@ from common.bus.shelf import Store
 from common.bus.upstream import Upstream
 from common.errors import PageGone
 from common.runtime.curve import PLAIN, Guard
+from common.runtime.machine import HERE, Machine
 from common.runtime.registry import Owner
 from common.track.catalog import Catalog
 from common.track.record import Record
@@ -29,18 +28,15 @@ STALLED_US = 200_000
 """If nothing was done here for so long, what was not heard meanwhile says nothing."""
 
 
-def now_us() -> int:
-    """Return microseconds of a clock that does not jump."""
-    return time.monotonic_ns() // 1000
-
-
 class Mirror:
     """One stream on its way from its owner's bus into our pages."""
 
-    def __init__(self, stream: str, store: Store, rate: int, wall_us: Callable[[], int]) -> None:
+    def __init__(self, stream: str, store: Store, rate: int, machine: Machine = HERE) -> None:
         """``rate`` is what repair and backfill may take, in bytes a second."""
-        bucket = TokenBucket(rate, BURST, now_us())
-        self.receiver = Receiver(stream, store, bucket, limits=RepairLimits(), wall_us=wall_us)
+        bucket = TokenBucket(rate, BURST, machine.mono_us())
+        self.receiver = Receiver(
+            stream, store, bucket, limits=RepairLimits(), wall_us=machine.wall_us
+        )
         self.stream = stream
         self._writer: StreamWriter | None = None
         self._reader: StreamReader | None = None
@@ -106,14 +102,15 @@ class Mirror:
 class Links:
     """The connections to other origins: one for all streams of each."""
 
-    def __init__(self, node: str, guard: Guard = PLAIN) -> None:
+    def __init__(self, node: str, guard: Guard = PLAIN, machine: Machine = HERE) -> None:
         self._node = node
         self._guard = guard
+        self._machine, self._now = machine, machine.mono_us
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._links: dict[Endpoints, Link] = {}
         self._cut_us: dict[Endpoints, int] = {}
         self._mirrors: dict[str, tuple[Mirror, Link]] = {}
-        self._ticked_us = self._awake_us = now_us()
+        self._ticked_us = self._awake_us = self._now()
 
     def attach(self, mirror: Mirror, owner: Owner) -> None:
         """Take a stream from its owner, and from nobody else.
@@ -128,15 +125,14 @@ class Links:
         if link is None:
             link = self._links[endpoints] = self._connect(endpoints)
         self._mirrors[mirror.stream] = (mirror, link)
-        path = Path(Upstream(owner.node, "owner", endpoints), link, now_us())
+        path = Path(Upstream(owner.node, "owner", endpoints), link, self._now())
         mirror.receiver.sources.use([path], [])
         link.subscribe(mirror.stream)
-        mirror.receiver.connected(now_us())
+        mirror.receiver.connected(self._now())
 
     def _connect(self, endpoints: Endpoints) -> Link:
         if self._context is None:
-            self._context = zmq.Context(1)
-
+            self._context = self._machine.context(1)
         return Link(
             self._context,
             endpoints,
@@ -145,7 +141,7 @@ class Links:
             renewed=self._renewed,
             broken=_noted,
             settled=lambda: None,
-            now_us=now_us,
+            now_us=self._now,
             guard=self._guard,
         )
 
@@ -163,27 +159,27 @@ class Links:
     def _renewed(self, link: Link) -> None:
         for mirror, other in self._mirrors.values():
             if other is link:
-                mirror.receiver.connected(now_us())
+                mirror.receiver.connected(self._now())
 
     def _deliver(self, _: Link, message: Message, __: list[bytes]) -> None:
         found = self._mirrors.get(message.stream)
         if found is not None:
-            found[0].receiver.deliver(message, now_us())
+            found[0].receiver.deliver(message, self._now())
 
     def silent_us(self, mirror: Mirror) -> int:
         """Return how long the owner has said nothing, as far as we could have heard it."""
         _, link = self._mirrors.get(mirror.stream, (mirror, None))
-        return 0 if link is None else min(link.silent_us, now_us() - self._awake_us)
+        return 0 if link is None else min(link.silent_us, self._now() - self._awake_us)
 
     def cut_us(self, mirror: Mirror) -> int:
         """Return for how long the connection to the owner has been broken."""
         _, link = self._mirrors.get(mirror.stream, (mirror, None))
         since = self._cut_us.get(link.endpoints) if link is not None else None
-        return 0 if since is None else now_us() - since
+        return 0 if since is None else self._now() - since
 
     def tick(self) -> None:
         """Do what is due: call it every 50 ms or so."""
-        now = now_us()
+        now = self._now()
         if now - self._ticked_us > STALLED_US:
             self._awake_us = now
         self._ticked_us = now

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.errors import StoreFull, StreamBusy
 from common.runtime.logs import Log
-from common.runtime.registry import Owner, Registry, now_us
+from common.runtime.registry import Owner, Registry
 from common.track.board import Board
 from common.track.limits import Budget, Limits
 from common.track.store import StreamWriter
@@ -118,9 +118,11 @@ class Ownership:
         """
         return await self._registry.acquire(stream, self.node, self._endpoints, epoch, over)
 
-    def claim_without(self, stream: str, epoch: int, over: int) -> Owner:
-        """Return what :meth:`take` would have returned, had the registry answered."""
-        now = now_us()
+    def claim_without(self, stream: str, epoch: int, over: int, now: int) -> Owner:
+        """Return what :meth:`take` would have returned at Unix microseconds ``now``.
+
+        It is for a registry that does not answer.
+        """
         term = max(over + 1, now)
         return Owner(stream, self.node, epoch or now, term, dict(self._endpoints), os.getpid())
 

@@ -14,6 +14,7 @@ from common.runtime import metrics
 from common.runtime.config import StreamSettings
 from common.runtime.curve import Guard
 from common.runtime.logs import Log
+from common.runtime.machine import Machine
 from common.runtime.registry import Owner
 from origin.bus import Bus
 from origin.follower import Follower
@@ -83,17 +84,16 @@ class Standbys:
         *,
         rate: int,
         guard: Guard,
-        now: Callable[[], int],
-        mono: Callable[[], int],
+        machine: Machine,
     ) -> None:
         """``promote`` is called with a reason when the owner is to be succeeded."""
         self._ownership = ownership
         self._bus = bus
         self._promote = promote
         self._rate = rate
-        self._now = now
-        self._mono = mono
-        self._links = Links(ownership.node, guard)
+        self._machine = machine
+        self._now, self._mono = machine.wall_us, machine.mono_us
+        self._links = Links(ownership.node, guard, machine)
         self._standings: dict[str, Standing] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -110,7 +110,7 @@ class Standbys:
         name = owner.stream
         self._ownership.discard(name)
         follower = Follower(name, settings, now=self._now, mono=self._mono)
-        mirror = Mirror(name, self._ownership.store(settings.bytes_max), self._rate, self._now)
+        mirror = Mirror(name, self._ownership.store(settings.bytes_max), self._rate, self._machine)
         until = self._mono() + PATIENCE_US if patient else 0
         standing = self._standings[name] = Standing(follower, mirror, owner, until)
         self._attach(standing)

@@ -17,12 +17,13 @@ from common.bus.access import rules_in
 from common.bus.answers import Reach
 from common.bus.backfill import Run
 from common.bus.broadcast import FLUSH_BYTES, Broadcast, BroadcastSettings
-from common.bus.intake import Intake, now_us
+from common.bus.intake import Intake
 from common.bus.link import Message
 from common.bus.pages import Pages
 from common.bus.upstream import Ways
 from common.runtime import metrics
 from common.runtime.curve import PLAIN, Guard
+from common.runtime.machine import HERE, Machine
 from common.wire.media import MAX_ROWS, Item
 from common.wire.messages import HEARTBEAT_US, Heartbeat, Media, encode_media
 from relay.config import Config
@@ -41,6 +42,7 @@ class Relay:
         find: Callable[[str], Awaitable[Ways]],
         everything: Callable[[], Awaitable[set[str]]],
         guard: Guard = PLAIN,
+        machine: Machine = HERE,
     ) -> None:
         """Listen; ``find`` says where a stream can be had, ``everything`` which streams there are.
 
@@ -50,6 +52,7 @@ class Relay:
         """
         settings = config.relay
         self._find = find
+        self._now = machine.mono_us
         self._all = everything
         self._beats: dict[str, int] = {}
         """When a stream's heartbeat was last passed on."""
@@ -61,6 +64,7 @@ class Relay:
             node=config.node.name,
             settings=BroadcastSettings(repair_rate=settings.repair_rate),
             guard=guard,
+            machine=machine,
             rules_of=partial(rules_in, config.streams),
             section="relay",
             find=self._pages_of,
@@ -82,6 +86,7 @@ class Relay:
             repair=settings.repair,
             repair_rate=settings.repair_rate,
             guard=guard,
+            machine=machine,
         )
 
     # What is below.
@@ -121,14 +126,14 @@ class Relay:
     def fetch(self, stream: str, run: Run) -> bool:
         """Fetch records for somebody below; return whether they will come."""
         receiver = self.intake.receiver(stream)
-        return receiver is not None and receiver.fetch(run, now_us())
+        return receiver is not None and receiver.fetch(run, self._now())
 
     # What comes from above.
 
     def _pass_on(self, message: Message, frames: list[bytes]) -> None:
         stream = message.stream
         if isinstance(message, Heartbeat):
-            now = now_us()
+            now = self._now()
             if now - self._beats.get(stream, 0) < HEARTBEAT_US // 2:
                 return  # the same one over another path
             self._beats[stream] = now

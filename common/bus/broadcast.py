@@ -5,7 +5,6 @@ that does not keep up loses whole messages, sees the gap, and pulls.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +16,9 @@ from common.bus.controls import Beyond, Controls, Find
 from common.bus.subscriptions import Subscriptions, Verdict
 from common.errors import StreamNotFound
 from common.runtime import metrics
-from common.runtime.connections import NOBODY, address_of
+from common.runtime.connections import NOBODY
 from common.runtime.curve import PLAIN, Authenticator, Domain, Guard
+from common.runtime.machine import HERE, Machine
 from common.runtime.pump import Pump, bind, harden
 from common.track.catalog import Catalog
 from common.track.record import Record
@@ -98,7 +98,7 @@ class Broadcast:
         settings: BroadcastSettings | None = None,
         guard: Guard = PLAIN,
         rules_of: Callable[[str], Rules] = lambda _: (),
-        now_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
+        machine: Machine = HERE,
         section: str = "origin",
         find: Find | None = None,
         beyond: Beyond | None = None,
@@ -124,9 +124,10 @@ class Broadcast:
         self._access = Access(guard, rules_of)
         self._rules: object = None
         self._subscriptions = Subscriptions(self._settings.max_topics, self._access.allows)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(self._settings.io_threads)
+        self._machine = machine
+        self._context = machine.context(self._settings.io_threads)
         self._guard = guard
-        self._authenticator = Authenticator(self._context, guard)
+        self._authenticator = Authenticator(self._context, guard, machine.address_of)
         self._socket = self._context.socket(zmq.XPUB)
         self._prepare()
         self._connections = self._authenticator.server(self._socket, Domain.BUS)
@@ -140,7 +141,7 @@ class Broadcast:
                 access=self._access,
                 node=node,
                 rate=self._settings.repair_rate,
-                now_us=now_us,
+                now_us=machine.mono_us,
                 beyond=beyond,
                 setting=f"{section}.control",
             )
@@ -309,7 +310,7 @@ class Broadcast:
 
     def _heartbeat(self) -> None:
         self._beat = self._loop.call_later(HEARTBEAT_US / 1e6, self._heartbeat)
-        self._publish(encode_node(self._node, time.time_ns() // 1000))
+        self._publish(encode_node(self._node, self._machine.wall_us()))
         for entry in self._streams.values():
             if (
                 entry.catalog is None
@@ -323,7 +324,7 @@ class Broadcast:
         self._beats += 1
         if self._beats % 4 == 0:
             self._bound_queues()
-            self._subscriptions.prune(address_of)
+            self._subscriptions.prune(self._machine.address_of)
             self._judge_again()
             self._controls.prune()
 
@@ -375,7 +376,7 @@ class Broadcast:
     def _greet(self, name: bytes) -> None:
         """Let a new subscriber know at once that the node is there."""
         if name == NODE_TOPIC:
-            self._publish(encode_node(self._node, time.time_ns() // 1000))
+            self._publish(encode_node(self._node, self._machine.wall_us()))
         elif self._subscribed is not None:
             self._subscribed()
 

@@ -7,14 +7,13 @@ edges may still be helped by what it holds; it fetches nothing for them.
 import socket
 from collections.abc import Callable
 
-import zmq
-
 from common.bus.access import Access, Rules
 from common.bus.answers import Reach
 from common.bus.backfill import Run
 from common.bus.controls import Controls
-from common.bus.intake import Intake, now_us
+from common.bus.intake import Intake
 from common.runtime.curve import PLAIN, Authenticator, Guard
+from common.runtime.machine import HERE, Machine
 
 PRUNE_US = 1_000_000
 
@@ -31,6 +30,7 @@ class Desk:
         rate: int,
         guard: Guard = PLAIN,
         rules_of: Callable[[str], Rules] = lambda _: (),
+        machine: Machine = HERE,
     ) -> None:
         """Listen on ``address``, or on a socket that listens already; ``rate``: bytes a second.
 
@@ -41,8 +41,9 @@ class Desk:
         """
         self._intake = intake
         self._prune_due_us = 0
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
-        self._authenticator = Authenticator(self._context, guard)
+        self._now = machine.mono_us
+        self._context = machine.context(1)
+        self._authenticator = Authenticator(self._context, guard, machine.address_of)
         try:
             self._controls = Controls(
                 self._context,
@@ -51,7 +52,7 @@ class Desk:
                 self._authenticator,
                 node=node,
                 rate=rate,
-                now_us=now_us,
+                now_us=self._now,
                 beyond=self,
                 setting="edge.control",
                 access=Access(guard, rules_of),
@@ -78,8 +79,8 @@ class Desk:
 
     def tick(self) -> None:
         """Forget who has gone: call it now and then."""
-        if now_us() >= self._prune_due_us:
-            self._prune_due_us = now_us() + PRUNE_US
+        if self._now() >= self._prune_due_us:
+            self._prune_due_us = self._now() + PRUNE_US
             self._controls.prune()
 
     def close(self) -> None:

@@ -6,11 +6,8 @@ so that a failure loses nothing and a repaired path is taken back. After each bu
 readers of the pages are rung. Killed at any moment, a successor adopts the pages and goes on.
 """
 
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-
-import zmq
 
 from common.bus.link import Endpoints, Link, Message
 from common.bus.pages import Pages
@@ -22,6 +19,7 @@ from common.runtime import metrics
 from common.runtime.config import StreamSettings, stream_settings
 from common.runtime.curve import PLAIN, Guard
 from common.runtime.logs import Limited, Log
+from common.runtime.machine import HERE, Machine
 from common.track.catalog import Catalog
 from common.track.store import StreamReader, StreamWriter
 from common.wire.bucket import TokenBucket
@@ -49,16 +47,6 @@ BURST = 4 * 1024 * 1024
 MAX_STREAMS = 4096
 MAX_PATHS = 4
 """Upstreams that a stream may be taken from at once."""
-
-
-def now_us() -> int:
-    """Return microseconds of a clock that does not jump."""
-    return time.monotonic_ns() // 1000
-
-
-def wall_us() -> int:
-    """Return Unix microseconds."""
-    return time.time_ns() // 1000
 
 
 NOWHERE = Ways()
@@ -100,6 +88,7 @@ class Intake:
         repair: float = 4.0,
         repair_rate: int = 31_000_000,
         guard: Guard = PLAIN,
+        machine: Machine = HERE,
     ) -> None:
         """``find`` says where a stream can be had; ``tell`` gets (stream, state, epoch).
 
@@ -122,8 +111,9 @@ class Intake:
         self._streams = streams or {}
         self._linger_us = int(linger * 1_000_000)
         self._limits = RepairLimits(deadline_us=int(repair * 1_000_000))
-        self._bucket = TokenBucket(repair_rate, BURST, now_us())
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
+        self._now, self._wall = machine.mono_us, machine.wall_us
+        self._bucket = TokenBucket(repair_rate, BURST, self._now())
+        self._context = machine.context(1)
         self._links: dict[Endpoints, Link] = {}
         self._used: dict[Endpoints, int] = {}
         """When a sibling was last asked."""
@@ -135,7 +125,7 @@ class Intake:
 
     def adopt(self) -> None:
         """Go on with all pages that are here; who wants them has ``linger`` seconds to say so."""
-        now = now_us()
+        now = self._now()
         for stream, epoch in StreamWriter.existing(self._pages.root):
             entry = self._entries.get(stream) or self._add(stream, now)
             if not entry.receiver.adopt(epoch, now) and not entry.receiver.shelf.started:
@@ -146,7 +136,7 @@ class Intake:
 
     def want(self, streams: Iterable[str]) -> None:
         """Carry these streams; others are dropped after ``linger`` seconds."""
-        now = now_us()
+        now = self._now()
         wanted = set(streams)
         for stream in wanted:
             entry = self._entries.get(stream)
@@ -188,7 +178,7 @@ class Intake:
         """Fetch a segment of the past before the rest of it: a viewer waits for it."""
         entry = self._entries.get(stream)
         if entry is not None:
-            entry.receiver.want_segment(track, segment, now_us())
+            entry.receiver.want_segment(track, segment, self._now())
 
     def _add(self, stream: str, now: int) -> Entry:
         receiver = Receiver(
@@ -196,7 +186,7 @@ class Intake:
             self._pages,
             self._bucket,
             limits=self._limits,
-            wall_us=wall_us,
+            wall_us=self._wall,
             pass_on=self._relay_items,
         )
         entry = self._entries[stream] = Entry(receiver, owned_us=now)
@@ -211,7 +201,7 @@ class Intake:
             entry = self._entries.get(stream)
             if entry is None:
                 continue
-            now = now_us()
+            now = self._now()
             if found.owned:
                 entry.owned_us = now
                 entry.ways = found
@@ -227,7 +217,7 @@ class Intake:
             entry.siblings = tuple(Sibling(one, self._sibling) for one in entry.ways.siblings)
 
     def _sibling(self, endpoints: Endpoints) -> Link:
-        self._used[endpoints] = now_us()
+        self._used[endpoints] = self._now()
         return self._links.get(endpoints) or self._connect(endpoints)
 
     def _choose(self, stream: str, entry: Entry, now: int) -> None:
@@ -307,13 +297,13 @@ class Intake:
             renewed=self._renewed,
             broken=self._broken,
             settled=self._settled,
-            now_us=now_us,
+            now_us=self._now,
             guard=self._guard,
         )
         return link
 
     def _renewed(self, link: Link) -> None:
-        now = now_us()
+        now = self._now()
         for stream, entry in self._entries.items():
             if (path := entry.paths.get(link.endpoints)) is not None:
                 path.added_us = now
@@ -321,7 +311,7 @@ class Intake:
                 entry.receiver.connected(now)
 
     def _broken(self, link: Link) -> None:
-        now = now_us()
+        now = self._now()
         for stream, entry in self._entries.items():
             if link.endpoints in entry.paths:
                 self._choose(stream, entry, now)
@@ -332,7 +322,7 @@ class Intake:
         entry = self._entries.get(message.stream)
         if entry is None:
             return
-        now = now_us()
+        now = self._now()
         path = entry.paths.get(link.endpoints)
         if path is not None:
             path.heard_us = now
@@ -357,7 +347,7 @@ class Intake:
 
     def tick(self) -> None:
         """Do what is due: call it every ``TICK`` seconds."""
-        now = now_us()
+        now = self._now()
         for link in tuple(self._links.values()):
             link.tick()
         for stream, entry in tuple(self._entries.items()):
@@ -379,7 +369,7 @@ class Intake:
         del self._entries[stream]
         for path in entry.paths.values():
             path.link.unsubscribe(stream)
-        self._close_unused(now_us())
+        self._close_unused(self._now())
         entry.receiver.remove()
         metrics.forget_stream(stream)
         self._tell(stream, "absent", 0)

@@ -10,7 +10,7 @@ its settings name and that do not, over any number of others, take theirs from i
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,15 +72,18 @@ class Place:
 class Finder:
     """Asks the registry where streams can be had."""
 
-    def __init__(self, registry: Registry, place: Place) -> None:
+    def __init__(
+        self, registry: Registry, place: Place, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._registry = registry
         self._place = place
+        self._clock = clock
         self._nodes: list[NodeEntry] = []
         self._looked = float("-inf")
 
     async def __call__(self, stream: str) -> Ways:
         """Return where this node can have a stream from."""
-        now = time.monotonic()
+        now = self._clock()
         if now - self._looked >= LOOK:
             self._looked = now
             self._nodes = await self._registry.nodes()

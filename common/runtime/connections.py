@@ -10,6 +10,7 @@ import os
 import socket as sockets
 import struct
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import zmq
@@ -45,11 +46,43 @@ class Sender:
 NOBODY = Sender("", -1, "")
 
 
+def address_of(connection: int) -> str:
+    """Return who is at the other end of a descriptor, nothing if it is not connected."""
+    peer = _socket_of(connection)
+    if peer is None:
+        return ""
+    with peer:
+        try:
+            host, port, *_ = peer.getpeername()
+        except (OSError, ValueError):
+            return ""
+        return f"{host} {port}"
+
+
+def _socket_of(connection: int) -> sockets.socket | None:
+    """Return a duplicate of a descriptor that was a socket, None if it is none any more.
+
+    It may be closed by now, or be a page file.
+    """
+    try:
+        duplicate = os.dup(connection)
+    except OSError:
+        return None
+    try:
+        return sockets.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        return None
+
+
 class Connections:
     """The connections of one server socket."""
 
-    def __init__(self, socket: "zmq.Socket[bytes]") -> None:
+    def __init__(
+        self, socket: "zmq.Socket[bytes]", address_of: Callable[[int], str] = address_of
+    ) -> None:
         self.secure = False
+        self._address_of = address_of
         self._socket = socket
         self._known: dict[int, Sender] = {}
         self._waiting: dict[str, dict[int, str]] = defaultdict(dict)
@@ -79,7 +112,7 @@ class Connections:
     def _event(self, frames: list[bytes]) -> None:
         event, connection = struct.unpack_from("=HI", frames[0])
         self._waited(connection)
-        address = address_of(connection) if event == zmq.EVENT_ACCEPTED else ""
+        address = self._address_of(connection) if event == zmq.EVENT_ACCEPTED else ""
         if not address:
             return
         host = self._hosts[connection] = address.partition(" ")[0]
@@ -107,7 +140,7 @@ class Connections:
         except zmq.ZMQError:
             return NOBODY  # ZeroMQ itself tells of a connection that has ended
         known = self._known.get(connection)
-        address = address_of(connection)
+        address = self._address_of(connection)
         if known is None or (known.node, known.address) != (node, address):
             known = self._known[connection] = Sender(node, connection, address)
             self._waited(connection)
@@ -142,7 +175,7 @@ class Connections:
             return False
         with peer, contextlib.suppress(OSError):
             mine = peer.getsockname()[1] == self._port
-            if mine and sender.address and address_of(sender.connection) == sender.address:
+            if mine and sender.address and self._address_of(sender.connection) == sender.address:
                 peer.shutdown(sockets.SHUT_RDWR)
                 return True
         return False
@@ -166,32 +199,3 @@ def node_of(identity: bytes) -> str:
     """Return the node that an identity names; nothing if it names none."""
     name, separator, _ = identity.rpartition(b"~")
     return name.decode(errors="replace") if separator else ""
-
-
-def address_of(connection: int) -> str:
-    """Return who is at the other end of a descriptor, nothing if it is not connected."""
-    peer = _socket_of(connection)
-    if peer is None:
-        return ""
-    with peer:
-        try:
-            host, port, *_ = peer.getpeername()
-        except (OSError, ValueError):
-            return ""
-        return f"{host} {port}"
-
-
-def _socket_of(connection: int) -> sockets.socket | None:
-    """Return a duplicate of a descriptor that was a socket, None if it is none any more.
-
-    It may be closed by now, or be a page file.
-    """
-    try:
-        duplicate = os.dup(connection)
-    except OSError:
-        return None
-    try:
-        return sockets.socket(fileno=duplicate)
-    except OSError:
-        os.close(duplicate)
-        return None

@@ -12,7 +12,7 @@ Everything is one call for each socket: :meth:`Guard.client` before ``connect``,
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,7 @@ from zmq.utils import z85
 from common.errors import AccessDenied
 from common.runtime import listen, metrics
 from common.runtime.config import NodeSettings
-from common.runtime.connections import Connections
+from common.runtime.connections import Connections, address_of
 from common.runtime.keys import Keys
 from common.runtime.logs import Limited, Log
 from common.runtime.pump import Pump, receive_frames
@@ -111,9 +111,15 @@ PLAIN = Guard()
 class Authenticator:
     """Prepares the servers of one context and answers its questions about who may enter."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", guard: Guard) -> None:
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        guard: Guard,
+        address_of: Callable[[int], str] = address_of,
+    ) -> None:
         """Make it before any server of the context is bound."""
         self.guard = guard
+        self._address_of = address_of
         self._waiting: set[asyncio.Task[None]] = set()
         self._doors: list[Connections] = []
         self._log = Limited(log, seconds=10)
@@ -130,7 +136,7 @@ class Authenticator:
 
     def server(self, socket: "zmq.Socket[bytes]", domain: Domain) -> Connections:
         """Prepare a socket for ``bind``; return what tells its peers apart."""
-        guard, connections = self.guard, Connections(socket)
+        guard, connections = self.guard, Connections(socket, self._address_of)
         if guard.secure and guard.keys is not None:
             socket.curve_secretkey = guard.keys.secret.encode()
             socket.curve_publickey = guard.keys.public.encode()

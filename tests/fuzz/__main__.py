@@ -1,4 +1,6 @@
-"""Fuzz one target: ``python -m tests.fuzz TARGET [SECONDS]``; exit code 77 says it found something.
+"""Fuzz one target: ``python -m tests.fuzz TARGET [SECONDS [RUNS]]``; 77 says it found something.
+
+It ends after so many seconds (0: never) or so many runs, whichever comes first.
 
 What it finds is written to ``crash-...`` in the working folder: put it into
 ``tests/data/fuzz/TARGET`` once it is understood, where every later run starts from it.
@@ -19,12 +21,12 @@ SLOW = 2
 """Seconds; likewise."""
 
 
-def main(name: str, seconds: str = "60") -> None:
-    """Fuzz until the time is up; new inputs go to a folder of their own."""
+def main(name: str, seconds: str = "60", runs: str = "-1") -> None:
+    """Fuzz until the time is up or it ran often enough; new inputs go to a folder of their own."""
     with tempfile.TemporaryDirectory(prefix="headwater-fuzz-") as found:
         arguments = [
             *(sys.argv[0], found, str(CORPORA / name)),
-            *(f"-max_total_time={seconds}", f"-max_len={MAX_BYTES}"),
+            *(f"-max_total_time={seconds}", f"-runs={runs}", f"-max_len={MAX_BYTES}"),
             *(f"-rss_limit_mb={MAX_MEMORY}", f"-timeout={SLOW}", "-print_final_stats=1"),
         ]
         atheris.Setup(arguments, TARGETS[name])

@@ -12,6 +12,7 @@ from common.bus.subscriptions import MAX_REFUSED, Subscriptions, Verdict
 from common.errors import ConfigError, ListenError, StreamNotFound
 from common.media.track import INDEX_TRACK
 from common.runtime.connections import Sender
+from common.runtime.machine import Machine
 from common.wire.control import (
     Absent,
     Control,
@@ -178,7 +179,9 @@ async def test_garbage_on_the_control_socket_is_ignored(broadcast: Broadcast, ed
 async def test_answers_keep_to_the_rate(source: Source) -> None:
     now = 0
     settings = BroadcastSettings(repair_rate=10_000)
-    made = Broadcast("127.0.0.1:0", "127.0.0.1:0", settings=settings, now_us=lambda: now)
+    made = Broadcast(
+        "127.0.0.1:0", "127.0.0.1:0", settings=settings, machine=Machine(mono_us=lambda: now)
+    )
     made.attach(source.writer)
     made.catalog(source.catalog)
     edge = Edge(made)

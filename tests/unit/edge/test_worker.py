@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from common.bus import intake
 from common.bus.intake import Intake
 from common.bus.pages import Pages
 from common.errors import ConfigError
 from common.runtime import listen
 from common.runtime.config import StreamSettings
 from common.runtime.control import pair
+from common.runtime.machine import Machine
 from common.runtime.registry import Owner
 from common.runtime.units import Size
 from common.track.board import Board
@@ -38,6 +38,7 @@ class Rig:
             tell=self.told,
             settled=lambda _streams, _moved: None,
             linger=5,
+            machine=Machine(mono_us=lambda: self.now),
         )
 
     def told(self, stream: str, state: str, epoch: int) -> None:
@@ -52,10 +53,8 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    made = Rig(tmp_path)
-    monkeypatch.setattr(intake, "now_us", lambda: made.now)
-    return made
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
 
 
 async def test_streams_of_one_origin_share_a_link_and_the_last_one_takes_it_along(

@@ -8,6 +8,7 @@ from common.media.frame import Frame
 from common.media.track import INDEX_TRACK
 from common.runtime.config import Duration, StreamSettings
 from common.runtime.embedded import EmbeddedRegistry
+from common.runtime.machine import Machine
 from common.track.catalog import Catalog
 from common.track.index import Closed, Opened, Row, decode_row
 from common.track.limits import Budget
@@ -115,8 +116,7 @@ class Stage:
             self.bus,
             publishers=5,
             standby=self.standby,
-            now=self.clock.now,
-            mono=self.clock.mono,
+            machine=Machine(mono_us=self.clock.mono, wall_us=self.clock.now),
             sleep=self._sleep,
         )
 
