@@ -12,11 +12,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from aiohttp import web, web_protocol
+from aiohttp.streams import EMPTY_PAYLOAD
 
-from common.runtime.http import CORS, KEEPALIVE, MAX_BODY, Handler, errors, preflight, retirable
+from common.runtime.http import (
+    CORS,
+    KEEPALIVE,
+    MAX_BODY,
+    RETIRING,
+    Handler,
+    errors,
+    preflight,
+    retirable,
+)
 from common.runtime.logs import Limited, Log
+from edge.asked import Asked
+from edge.bypass import END, Bypass
 from edge.output import Output
-from edge.sessions import Sessions
+from edge.published import Waiting
+from edge.sessions import Session, Sessions
 
 log = Log("edge.http")
 limited = Limited(log)
@@ -41,19 +54,34 @@ SHUTDOWN = 0.5
 
 
 class Connection(web_protocol.RequestHandler):
-    """A connection with a deadline for the header of each request.
+    """A connection with a deadline for the header of each request, and the bypass before aiohttp.
 
-    Uses attributes of aiohttp's handler that are not public (``_current_request``, ``_messages``,
-    ``_loop``): the tests say so at once if a version of aiohttp has others.
+    Uses attributes of aiohttp's handler that are not public (``PINNED``): the tests say so at once
+    if a version of aiohttp has others.
     """
 
-    __slots__ = ("_deadline",)
+    __slots__ = ("_bypass", "_deadline", "_whole", "asked", "parked", "peer", "visit", "waited")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock, or refuse the connection if there are too many."""
-        self._deadline: asyncio.TimerHandle | None = None
-        super().connection_made(transport)
         manager = cast(Server, self._manager)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._bypass = manager.bypass
+        self._whole = True
+        """Whether aiohttp's parser holds no piece of a request."""
+
+        self.asked: Asked | None = None
+        """The header fields that came last."""
+        self.visit: Session | None = None
+        """Whose requests these are, as far as the bypass has answered them."""
+        self.parked: tuple[bytes, Waiting] | None = None
+        """The target that is waited for."""
+        self.waited = 0.0
+        """Seconds that the request which aiohttp has now waited before it got it."""
+
+        super().connection_made(transport)
+        peer = self.peername
+        self.peer = str(peer[0] if isinstance(peer, list | tuple) else peer or "")
         if len(manager.connections_held) >= manager.most:
             limited.warning("connection refused", extra={"limit": manager.most})
             cast(asyncio.Transport, transport).abort()
@@ -62,9 +90,47 @@ class Connection(web_protocol.RequestHandler):
         self._arm()
 
     def data_received(self, data: bytes) -> None:
+        """Answer on the short way, or give aiohttp what has come."""
+        if self.parked is not None:
+            data = self._bypass.leave(self) + data  # aiohttp keeps the order of requests
+        elif self._whole and data.endswith(END) and self._idle and self._bypass.take(self, data):
+            if self._deadline is not None:
+                self._disarm()
+            return
+        self.waited = 0.0
+        self._feed(data)
+
+    def hand_over(self, waited: float) -> None:
+        """Leave the request that is parked to aiohttp; it has waited for so many seconds."""
+        self.waited = waited
+        self._feed(self._bypass.leave(self))
+
+    def now(self) -> float:
+        """Return the time of the loop's clock."""
+        return self._loop.time()
+
+    def rest(self, since: float) -> None:
+        """Take note that the connection is idle from then on, for aiohttp's keep-alive timer."""
+        self._next_keepalive_close_time = since + self._keepalive_timeout
+
+    @property
+    def _idle(self) -> bool:
+        """Whether aiohttp waits for a request, and everything that was written has been taken."""
+        waiter = self._waiter
+        return waiter is not None and not waiter.done() and not self._paused
+
+    def _feed(self, data: bytes) -> None:
         """Stop the clock when a whole header is here."""
         super().data_received(data)
-        if self._messages or self._current_request is not None:
+        messages = self._messages
+        # Pipelined requests, bodies and upgrades leave something in the parser.
+        self._whole = (
+            len(messages) == 1
+            and messages[0][1] is EMPTY_PAYLOAD
+            and not self._upgraded
+            and data.endswith(END)
+        )
+        if messages or self._current_request is not None:
             self._disarm()
         elif self._deadline is None:
             self._arm()
@@ -72,6 +138,8 @@ class Connection(web_protocol.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
         self._disarm()
+        if self.parked is not None:
+            self._bypass.leave(self)
         if self._manager is not None:
             cast(Server, self._manager).connections_held.discard(self)
         super().connection_lost(exc)
@@ -93,9 +161,26 @@ class Connection(web_protocol.RequestHandler):
             transport.abort()
 
 
+PINNED = (
+    "_current_request",
+    "_keepalive_timeout",
+    "_loop",
+    "_manager",
+    "_messages",
+    "_next_keepalive_close_time",
+    "_paused",
+    "_upgraded",
+    "_waiter",
+    "peername",
+    "transport",
+)
+"""What :class:`Connection` uses of aiohttp's handler."""
+
+
 class Server(web.Server):
     """Makes :class:`Connection` objects and counts them."""
 
+    bypass: Bypass
     connections_held: set[Connection]
     most: int
 
@@ -126,6 +211,7 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 SESSIONS: web.AppKey[Sessions] = web.AppKey("sessions", Sessions)
+BYPASS: web.AppKey[Bypass] = web.AppKey("bypass", Bypass)
 
 
 def application(outputs: Mapping[str, Output], sessions: Sessions) -> web.Application:
@@ -133,6 +219,7 @@ def application(outputs: Mapping[str, Output], sessions: Sessions) -> web.Applic
     app = web.Application(middlewares=[errors, admit], client_max_size=MAX_BODY)
     app[SESSIONS] = sessions
     retirable(app)
+    app[BYPASS] = Bypass(outputs.values(), sessions, app[RETIRING].is_set)
     app.add_routes(list(dispatched(outputs.values())))
     app.router.add_route("OPTIONS", "/{path:.*}", preflight)
     return app
@@ -193,6 +280,7 @@ async def serve(app: web.Application, listeners: Iterable[socket.socket]) -> web
     await runner.setup()
     server = cast(Server, runner.server)
     server.__class__ = Server
+    server.bypass = app[BYPASS]
     server.connections_held = set()
     server.most = most_connections()
     for listener in listeners:

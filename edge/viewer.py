@@ -148,6 +148,9 @@ class ViewerProcess:
             self.mirrors.advance()
 
     async def _report(self) -> None:
+        assert self._runner is not None
+        assert self._runner.app is not None
+        bypass = self._runner.app[http.BYPASS]
         while True:
             before = time.monotonic()
             await asyncio.sleep(REPORT)
@@ -156,6 +159,7 @@ class ViewerProcess:
             self._cpu = now
             self.sessions.sweep()
             self.hub.tick(load)
+            bypass.sweep()
             self._counted.update()
             self._want()
             self._channel.send(self._said(load))

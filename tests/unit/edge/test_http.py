@@ -1,5 +1,7 @@
 import asyncio
 import contextlib
+import inspect
+import re
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterable
@@ -11,9 +13,11 @@ from aiohttp import web, web_protocol
 
 from common.errors import AccessDenied
 from common.runtime import listen
+from common.runtime.http import KEEPALIVE
 from edge import http
 from edge.output import Capability, Output
 from edge.sessions import Sessions
+from tests.unit.edge.lines import Line
 
 
 class Plain(Output):
@@ -184,14 +188,38 @@ async def test_accepted_connections_are_bounded_in_the_kernel() -> None:
                 assert accepted.getsockopt(level, socket.TCP_NODELAY)
 
 
-def test_aiohttp_still_has_what_the_header_deadline_uses() -> None:
+def test_aiohttp_still_has_what_deadline_and_bypass_use() -> None:
     """If this fails, aiohttp has changed: edge/http.py's Connection has to be adapted."""
     handler = web_protocol.RequestHandler
     slots = {slot for cls in handler.__mro__ for slot in getattr(cls, "__slots__", ())}
-    missing = {"_current_request", "_messages", "_manager", "_loop", "transport"} - slots
+    missing = {*http.PINNED} - slots - {*dir(handler)}
     assert not missing, f"RequestHandler has no {missing} any more"
+    used = set(inspect.getsource(http.Connection).replace("self._", " self._").split())
+    words = set(re.findall(r"self\.(_\w+|transport|peername)", " ".join(used)))
+    own = {*http.Connection.__slots__, *vars(http.Connection)}
+    assert words - own == {*http.PINNED}, "PINNED is to name what Connection uses"
     for name in ("connection_made", "data_received", "connection_lost", "force_close"):
         assert callable(getattr(handler, name, None)), f"RequestHandler.{name} is gone"
+
+
+async def test_aiohttp_still_behaves_as_the_bypass_expects() -> None:
+    """If this fails, aiohttp has changed: what the bypass takes for idle has to be adapted."""
+    runner = await http.serve(http.application({}, Sessions()), [])
+    assert isinstance(runner.server, http.Server)
+    line = await Line(runner.server).feed(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+    handler = line.connection
+    assert b" 405 " in line.taken
+    assert handler._waiter is not None, "_waiter is what an idle handler waits for"
+    assert not handler._waiter.done()
+    close_at = handler._next_keepalive_close_time
+    assert handler.now() < close_at <= handler.now() + KEEPALIVE, "when it is closed if idle"
+    handler._process_keepalive()
+    kept = line.transport.closing
+    handler._next_keepalive_close_time = 0.0
+    handler._process_keepalive()
+    assert (kept, line.transport.closing) == (False, True)
+    line.drop()
+    await runner.cleanup()
 
 
 def test_the_limit_leaves_room_for_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
