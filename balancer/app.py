@@ -18,6 +18,8 @@ from balancer.ingest import IngestApi, IngestChoice
 from balancer.mist import Mist
 from balancer.pathways import Pathways
 from balancer.policy import Rules
+from balancer.sizing_api import SizingApi
+from balancer.sizing_ask import this_machine
 from balancer.steering import Steering
 from common.bus.gossip import Gossiper, Load
 from common.runtime import http, listen, metrics, ready, restart
@@ -73,6 +75,7 @@ class Balancer:
             *self.steering.routes(),
             *mist.routes(self._mist),
             *ingest.routes(IngestApi(self.ingest)),
+            *SizingApi(this_machine()).routes(),
             *routes(self.redirector),
         ]
 

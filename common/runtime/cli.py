@@ -32,6 +32,13 @@ ROLES = {
     "balancer": "redirect viewers to the least loaded edge",
 }
 
+ELSEWHERE = {
+    "videogen": "origin.videogen_cli",
+    "size": "balancer.sizing_cli",
+    "bench": "edge.calibrate",
+}
+"""Commands with a parser of their own, and their modules."""
+
 CONFIGURATION = 2
 """Exit code for a setting that is wrong."""
 
@@ -78,6 +85,10 @@ def parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--consul", action="store_true", help="keep the registry in a real Consul")
     commands.add_parser("videogen", help="send a generated test stream", add_help=False)
+    what = "reckon what hardware an audience needs, and what a machine can serve"
+    commands.add_parser("size", help=what, add_help=False)
+    what = "measure this machine for the command size"
+    commands.add_parser("bench", help=what, add_help=False)
     what = "show or check the settings"
     settings = commands.add_parser("config", help=what, description=what)
     settings.add_argument("action", choices=["show", "check"])
@@ -141,8 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        if given[:1] == ["videogen"]:
-            module = importlib.import_module("origin.videogen_cli")
+        if given and given[0] in ELSEWHERE:
+            module = importlib.import_module(ELSEWHERE[given[0]])
             return cast(Callable[[Sequence[str]], int], module.main)(given[1:])
         arguments = parser().parse_args(given)
         return _COMMANDS.get(arguments.command, _role)(arguments)

@@ -80,10 +80,10 @@ class NodeSettings(Settings, frozen=True):
     def __post_init__(self) -> None:
         """Fill the folders that were not set."""
         defaults = {
-            "keys": str(_state_folder() / "keys" / f"{self.name}.key"),
+            "keys": str(state_folder() / "keys" / f"{self.name}.key"),
             "run": str(_run_folder()),
             "pages": f"/dev/shm/headwater-{self.name}",
-            "registry": str(_state_folder() / "registry"),
+            "registry": str(state_folder() / "registry"),
         }
         for field, value in defaults.items():
             if not getattr(self, field):
@@ -161,7 +161,8 @@ def _run_folder() -> Path:
     return Path(user, "headwater") if user else Path(f"/tmp/headwater-{os.geteuid()}")
 
 
-def _state_folder() -> Path:
+def state_folder() -> Path:
+    """Return where what has to outlive a reboot is kept, if no setting says so."""
     given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     if given:
         return Path(given)
