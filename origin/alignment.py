@@ -1,22 +1,24 @@
 """Find out which of our frames are which records of another origin that takes in the same stream.
 
 A frame is known by its size and the CRC of its bytes, and all frames of a track are the same
-distance away from their records. Pure: marks go in, pairs and a shift come out.
+distance away from their records. Either side may lack frames that the other one has; two different
+frames at one time are another matter. Pure: marks go in, pairs and a shift come out.
 """
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from statistics import median_low
 from typing import NamedTuple
 
 MIN_PAIRS = 3
-"""So many frames in a row must fit before a shift is believed."""
+"""So many frames must be the same before a shift is believed."""
 
-MAX_TRIES = 4
-MAX_SHIFTS = 16
+MAX_ALONE = 1 / 2
+"""For each such frame, those that only one side has of the time that both know."""
+
+MAX_TRIES = 8
+MAX_SHIFTS = 8
 """Records that are tried, and frames for each of them."""
-
-NEAR_US = 20_000
-"""How far apart the same frame may come at both origins to be told from equal ones."""
 
 MAX_THEIRS = 1024
 """Records remembered that no frame of ours fits; older ones are forgotten."""
@@ -50,35 +52,67 @@ def find_shift(
     """
     counts = Counter(mark.identity for mark in ours)
     known = [mark for mark in reversed(theirs) if counts[mark.identity]]
-    if not known:
-        return None
-    first_us, last_us = ours[0].arrival_us + NEAR_US, ours[-1].arrival_us - NEAR_US
     # The rarest say most; of equal ones those whose counterpart must have come here as well.
-    known.sort(key=lambda mark: (counts[mark.identity], not first_us <= mark.arrival_us <= last_us))
+    first_us, last_us = ours[0].arrival_us, ours[-1].arrival_us
+    known.sort(key=lambda mark: (counts[mark.identity], not first_us < mark.arrival_us < last_us))
+    shifts: list[int] = []
     for anchor in known[:MAX_TRIES]:
-        shifts = sorted(
+        found = sorted(
             (abs(anchor.arrival_us - mark.arrival_us), anchor.dts - mark.dts)
             for mark in ours
             if mark.identity == anchor.identity
             and (near is None or abs(anchor.dts - mark.dts - near[0]) <= near[1])
         )
-        for _, shift in shifts[:MAX_SHIFTS]:
-            if fits(ours, theirs, shift, tolerance):
-                return shift
-    return None
+        for _, shift in found[:MAX_SHIFTS]:
+            if all(abs(shift - other) > tolerance for other in shifts):
+                shifts.append(shift)
+    fitting = [
+        (apart_us, shift)
+        for shift in shifts
+        if (apart_us := fits(ours, theirs, shift, tolerance)) is not None
+    ]
+    return min(fitting)[1] if fitting else None
 
 
-def fits(ours: Sequence[Mark], theirs: Sequence[Mark], shift: int, tolerance: int) -> bool:
-    """Whether all frames of the time that both sides know are the same."""
+def fits(ours: Sequence[Mark], theirs: Sequence[Mark], shift: int, tolerance: int) -> int | None:
+    """Return how far apart the same frames came at both sides, in microseconds (the median).
+
+    None if the shift cannot be right: of the time that both sides know they have too little in
+    common, or each has its own frame at the same time.
+    """
     first = max(ours[0].dts + shift, theirs[0].dts) - tolerance
     last = min(ours[-1].dts + shift, theirs[-1].dts) + tolerance
     mine = [mark for mark in ours if first <= mark.dts + shift <= last]
     others = [mark for mark in theirs if first <= mark.dts <= last]
-    return (
-        len(mine) == len(others) >= MIN_PAIRS
-        and all(a.identity == b.identity for a, b in zip(mine, others, strict=True))
-        and all(abs(b.dts - a.dts - shift) <= tolerance for a, b in zip(mine, others, strict=True))
-    )
+    apart_us: list[int] = []
+    alone: tuple[list[int], list[int]] = ([], [])
+    one = other = 0
+    while one < len(mine) and other < len(others):
+        off = others[other].dts - mine[one].dts - shift
+        if mine[one].identity == others[other].identity and abs(off) <= tolerance:
+            apart_us.append(abs(others[other].arrival_us - mine[one].arrival_us))
+            one, other = one + 1, other + 1
+        elif off > 0:
+            alone[0].append(mine[one].dts + shift)
+            one += 1
+        else:
+            alone[1].append(others[other].dts)
+            other += 1
+    alone[0].extend(mark.dts + shift for mark in mine[one:])
+    alone[1].extend(mark.dts for mark in others[other:])
+    few = len(apart_us) < max(MIN_PAIRS, (len(alone[0]) + len(alone[1])) / MAX_ALONE)
+    return None if few or _meet(*alone, tolerance) else median_low(apart_us)
+
+
+def _meet(one: Sequence[int], other: Sequence[int], tolerance: int) -> bool:
+    """Whether a time of one side is also one of the other; both rise."""
+    here = there = 0
+    while here < len(one) and there < len(other):
+        off = other[there] - one[here]
+        if abs(off) <= tolerance:
+            return True
+        here, there = (here + 1, there) if off > 0 else (here, there + 1)
+    return False
 
 
 class Alignment:

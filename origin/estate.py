@@ -77,6 +77,10 @@ class Estate:
         """Return the streams of other origins that are followed here, by name."""
         return self._standbys.all()
 
+    async def look(self) -> None:
+        """Ask the registry whose the streams are that are followed here."""
+        await self._standbys.look()
+
     def redefine(self) -> None:
         """Use the settings of streams as they are now, also for those that run."""
         self._keys.refresh()
@@ -288,16 +292,11 @@ class Estate:
             mine = owner.node == self._ownership.node or owner.stream in self._entries
             if not mine and self._keys.settings(owner.stream) is not None:
                 self._follow(owner)
-        wanted = {owner.stream for owner in owners}
         for standing in self._standbys.all():
-            follower = standing.follower
-            kept = self._mirror and standing.gone
-            idle_us = self._mono() - follower.left_us
-            if follower.publishers or standing.name in wanted or standing.promoting:
+            until_us = standing.needed_until_us(self._mirror)
+            if standing.follower.publishers or standing.promoting or until_us is None:
                 continue
-            settings = follower.settings
-            wait_us = settings.window.us if kept else 0
-            if idle_us > settings.reconnect.us + wait_us:
+            if self._mono() > until_us:
                 self._standbys.remove(standing)
 
     async def _remove(self, name: str) -> None:

@@ -57,8 +57,8 @@ class Standing:
     """As it was last known."""
 
     patient_until_us: int
-    gone: bool = False
-    """Whether the registry knows no owner any more."""
+    gone_us: int | None = None
+    """Since when the registry knows no owner any more, on the monotonic clock."""
 
     known: bool = False
     """Whether the registry knows that we stand by."""
@@ -71,6 +71,23 @@ class Standing:
     def name(self) -> str:
         """The name of the stream."""
         return self.follower.name
+
+    @property
+    def gone(self) -> bool:
+        """Whether the registry knows no owner any more."""
+        return self.gone_us is not None
+
+    def needed_until_us(self, mirror: bool) -> int | None:
+        """Return until when it is kept without a publisher of ours; None: as long as it is owned.
+
+        Pages of an owner that is gone are kept for the ``mirror`` as long as they would be shown.
+        """
+        settings, left_us = self.follower.settings, self.follower.left_us
+        if not mirror:
+            return left_us + settings.reconnect.us
+        if self.gone_us is None:
+            return None
+        return max(left_us, self.gone_us) + settings.reconnect.us + settings.window.us
 
 
 class Standbys:
@@ -212,7 +229,10 @@ class Standbys:
                 extra = {"stream": standing.name, "error": str(error)}
                 log.warning("registry failed", extra=extra)
                 continue
-            standing.gone = owner is None
+            if owner is not None:
+                standing.gone_us = None
+            elif not standing.gone:
+                standing.gone_us = self._mono()
             if owner is None or owner.term <= standing.owner.term:
                 continue
             if owner.node != self._ownership.node:

@@ -156,7 +156,7 @@ async def test_a_leader_that_is_killed_costs_no_frame_with_dual_ingest(tmp_path:
         took = await running.until_owned_by(second)
         print(f"taken over after {took:.3f} s")
         late = running.made.add("edge", "late", seed=9)
-        late.start()
+        await asyncio.to_thread(late.start)  # the viewers go on reading meanwhile
         await asyncio.sleep(3)
         every = [await objects(running.http, edge) for edge in (*running.edges, late)]
         assert same(every[0], every[1]) >= 20
@@ -231,7 +231,7 @@ async def test_an_encoder_that_loses_its_origin_goes_on_at_a_mirror(tmp_path: Pa
         assert new is not None
         assert (new.epoch, new.term > old.term) == (old.epoch, True)
         late = running.made.add("edge", "late", seed=9)
-        late.start()
+        await asyncio.to_thread(late.start)
         await asyncio.sleep(1.5)
         after = [await objects(running.http, node) for node in (*running.edges, late)]
         assert same(after[0], after[1]) >= 10

@@ -24,13 +24,20 @@ def moved(marks: list[Mark], ticks: int, late_us: int) -> list[Mark]:
     return [one._replace(dts=one.dts + ticks, arrival_us=one.arrival_us + late_us) for one in marks]
 
 
+def without(marks: list[Mark], lost: set[int]) -> list[Mark]:
+    return [one for number, one in enumerate(marks) if number not in lost]
+
+
 @given(
     seed=st.integers(0, 1000),
     alphabet=st.sampled_from([1, 2, 3, 1000]),
     shift=st.integers(-(10**9), 10**9),
     late_us=st.integers(-15_000, 15_000),
-    ours=st.tuples(st.integers(0, 15), st.integers(25, 40)),
-    theirs=st.tuples(st.integers(0, 15), st.integers(25, 40)),
+    ours=st.tuples(st.integers(0, 12), st.integers(28, 40)),
+    theirs=st.tuples(st.integers(0, 12), st.integers(28, 40)),
+    lost=st.tuples(
+        st.sets(st.integers(0, 39), max_size=3), st.sets(st.integers(0, 39), max_size=2)
+    ),
 )
 def test_the_shift_is_found_whatever_part_of_the_stream_each_side_knows(
     seed: int,
@@ -39,10 +46,11 @@ def test_the_shift_is_found_whatever_part_of_the_stream_each_side_knows(
     late_us: int,
     ours: tuple[int, int],
     theirs: tuple[int, int],
+    lost: tuple[set[int], set[int]],
 ) -> None:
     marks = frames(40, alphabet, seed)
-    mine = marks[slice(*ours)]
-    others = moved(marks, shift, late_us)[slice(*theirs)]
+    mine = without(marks, lost[0])[slice(*ours)]
+    others = without(moved(marks, shift, late_us), lost[1])[slice(*theirs)]
     assert find_shift(mine, others, TOLERANCE, None) == shift
 
 
@@ -59,13 +67,15 @@ def test_other_frames_are_not_taken_for_ours(seed: int) -> None:
     seed=st.integers(0, 1000),
     order=st.lists(st.booleans(), min_size=60, max_size=60),
     start=st.integers(0, 20),
-    lost=st.sets(st.integers(40, 59), max_size=3),
+    lost=st.sets(st.integers(0, 59), max_size=3),
+    unsent=st.sets(st.integers(0, 39), max_size=3),
 )
 def test_what_remains_is_what_the_other_side_has_not_published(
-    seed: int, order: list[bool], start: int, lost: set[int]
+    seed: int, order: list[bool], start: int, lost: set[int], unsent: set[int]
 ) -> None:
     marks = frames(60, 1000, seed)
-    theirs = iter(moved(marks, 77, 0)[:40])
+    published = [n for n in range(40) if n not in unsent]
+    theirs = iter([moved(marks, 77, 0)[n] for n in published])
     ours = iter(one for n, one in enumerate(marks) if n >= start and n not in lost)
     alignment = Alignment()
     aligned = False
@@ -79,7 +89,9 @@ def test_what_remains_is_what_the_other_side_has_not_published(
         aligned = aligned or alignment.shift is not None
     assert aligned
     assert alignment.shift == 77
-    assert list(alignment.ours) == [one for n, one in enumerate(marks) if n >= 40 and n not in lost]
+    newest = published[-1]
+    held = [one for n, one in enumerate(marks) if n > newest and n not in lost]
+    assert list(alignment.ours) == held
 
 
 def test_a_shift_that_fits_no_more_is_given_up_and_found_anew() -> None:

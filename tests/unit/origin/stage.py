@@ -1,14 +1,18 @@
 """A stream on its origin with a clock that stands still, real pages, and a bus that remembers."""
 
+import json
+import os
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 from common.media.codec import Codec
 from common.media.frame import Frame
 from common.media.track import INDEX_TRACK
 from common.runtime.config import Duration, StreamSettings
-from common.runtime.embedded import EmbeddedRegistry
+from common.runtime.embedded import EmbeddedRegistry, start_time
 from common.runtime.machine import Machine
+from common.runtime.registry import Owner
 from common.track.catalog import Catalog
 from common.track.index import Closed, Opened, Row, decode_row
 from common.track.limits import Budget
@@ -97,8 +101,10 @@ class Stage:
         streams: dict[str, StreamSettings] | None = None,
         *,
         standby: str = "follow",
+        mirror: bool = False,
     ) -> None:
         self.standby = standby
+        self.mirror = mirror
         self.clock = Clock()
         self.bus = RememberingBus()
         self.root = root
@@ -116,9 +122,20 @@ class Stage:
             self.bus,
             publishers=5,
             standby=self.standby,
+            mirror=self.mirror,
             machine=Machine(mono_us=self.clock.mono, wall_us=self.clock.now),
             sleep=self._sleep,
         )
+
+    async def own_elsewhere(self, stream: str) -> Owner:
+        """Let another node that lives own a stream."""
+        owner = await self.registry.acquire(stream, "elsewhere", {})
+        path = self.root / "registry" / "streams" / f"{stream}.json"
+        # The parent of this process is alive, and is not this process.
+        parent = os.getppid()
+        tree = {**json.loads(path.read_text()), "pid": parent, "started": start_time(parent)}
+        path.write_text(json.dumps(tree))
+        return replace(owner, pid=parent)
 
     async def _sleep(self, seconds: float) -> None:
         self.waits.append(seconds)

@@ -1,8 +1,6 @@
 """Who may publish, and what happens when two want to."""
 
-import json
 import logging
-import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,6 @@ from common.errors import AccessDenied, NodeUnavailable, StreamBusy, StreamNotFo
 from common.media.codec import Codec
 from common.media.frame import Frame
 from common.runtime.config import Duration, Size, StreamSettings
-from common.runtime.embedded import start_time
 from tests.unit.origin.stage import Encoder, Stage, settings
 
 
@@ -148,15 +145,52 @@ async def test_a_node_takes_only_so_many_publishers(stage: Stage) -> None:
 
 async def test_a_stream_of_another_live_node_may_be_refused(tmp_path: Path) -> None:
     stage = Stage(tmp_path, standby="refuse")
-    owner = await stage.registry.acquire("live", "elsewhere", {})
-    path = next((tmp_path / "registry" / "streams").glob("live.json"))
-    # The parent of this process is alive, and is not this process.
-    parent = os.getppid()
-    tree = json.loads(path.read_text())
-    path.write_text(json.dumps({**tree, "pid": parent, "started": start_time(parent)}))
+    await stage.own_elsewhere("live")
     with pytest.raises(StreamBusy, match="elsewhere"):
         await stage.streams.publish("live", "sesame")
-    assert owner.node == "elsewhere"
+
+
+async def test_a_mirror_keeps_a_stream_whose_owner_has_just_gone(tmp_path: Path) -> None:
+    kept = settings(key="sesame", window=60, reconnect=4)
+    stage = Stage(tmp_path, {"live": kept}, mirror=True)
+    owner = await stage.own_elsewhere("live")
+    await stage.streams.tick()
+    assert [one.name for one in stage.streams.followed()] == ["live"]
+    stage.clock.wait(3600)
+    await stage.registry.release(owner)
+    # Before the followed streams have been looked at, and long after the mirror began.
+    await stage.streams.tick()
+    assert [one.name for one in stage.streams.followed()] == ["live"]
+    await stage.streams.look()
+    stage.clock.wait(63)
+    await stage.streams.tick()
+    publisher = await stage.streams.publish("live", "sesame")
+    assert stage.streams.followed()[0].follower.publishers == [publisher]
+    stage.clock.wait(63)
+    publisher.close("gone")
+    stage.clock.wait(63)
+    await stage.streams.tick()
+    assert [one.name for one in stage.streams.followed()] == ["live"]
+    stage.clock.wait(2)
+    await stage.streams.tick()
+    assert not stage.streams.followed()
+    assert await stage.registry.owner("live") is None
+
+
+async def test_who_only_follows_forgets_a_stream_once_its_publisher_stays_away(
+    stage: Stage,
+) -> None:
+    await stage.own_elsewhere("live")
+    publisher = await stage.streams.publish("live", "sesame")
+    stage.clock.wait(3600)
+    await stage.streams.tick()
+    publisher.close("gone")
+    stage.clock.wait(29)
+    await stage.streams.tick()
+    assert stage.streams.followed()
+    stage.clock.wait(2)
+    await stage.streams.tick()
+    assert not stage.streams.followed()
 
 
 async def test_stopping_tells_publishers_and_keeps_the_pages(stage: Stage) -> None:
