@@ -116,11 +116,12 @@ def inheritance(environ: Mapping[str, str] = os.environ) -> Inheritance:
         ) from error
 
 
-def run(main: Main) -> int:
+def run(main: Main, *, fast: bool = False) -> int:
     """Be a child: set up logs and signals, run ``main``, return the exit code.
 
-    SIGTERM and SIGINT cancel ``main``, which ends by itself when its channel does: a child never
-    outlives its supervisor.
+    ``fast``: on uvloop, if it is installed and the settings do not forbid it. SIGTERM and SIGINT
+    cancel ``main``, which ends by itself when its channel does: a child never outlives its
+    supervisor.
     """
     try:
         given = inheritance()
@@ -131,12 +132,23 @@ def run(main: Main) -> int:
     logs.configure(config.log.level, config.log.style)
     for fd in (given.control, *given.wake, *given.listen):
         os.set_inheritable(fd, False)
+    loops = fast_loop() if fast and config.edge.uvloop else None
     try:
-        asyncio.run(run_until_signalled(_run(main, given, config)))
+        with asyncio.Runner(loop_factory=loops) as runner:
+            runner.run(run_until_signalled(_run(main, given, config)))
     except HeadwaterError as error:
         logs.Log("edge.child").error("child failed", extra={"error": str(error)})
         return FAILED
     return 0
+
+
+def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes an event loop of uvloop; None if that is not installed."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return uvloop.new_event_loop
 
 
 async def turn(given: Inheritance, channel: Channel) -> bool:

@@ -241,4 +241,4 @@ def _settle_memory() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(child.run(main))
+    sys.exit(child.run(main, fast=True))

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,8 +86,10 @@ class Node:
         context = ViewerContext(self.mirrors, self.sessions, MagicMock(), self.mover, settings)
         self.output = Cmaf(context)
 
-    async def start(self, seconds: float = 5) -> "Node":
-        self.runner = await http.serve(http.application({"cmaf": self.output}, self.sessions), [])
+    async def start(self, seconds: float = 5, *listeners: socket.socket) -> "Node":
+        """Serve, on ``listeners`` if any are given, with so much of the stream in the pages."""
+        app = http.application({"cmaf": self.output}, self.sessions)
+        self.runner = await http.serve(app, listeners)
         slow = http.application({"cmaf": self.output}, self.sessions)
         slow[http.BYPASS]._outputs = []
         self._slow_runner = await http.serve(slow, [])
