@@ -31,6 +31,10 @@ class Load:
     seed: int = 1
     asked: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+    full: int = 0
+    """Redirects refused because every edge is at the limit of its processor: this machine's load
+    generator shares it with them. Not so if any edge is left out for another reason."""
+
     slowest: dict[str, float] = field(default_factory=dict)
     began: float = 0.0
     took: float = 0.0
@@ -78,7 +82,9 @@ class Load:
         try:
             async with http.get(url, allow_redirects=False) as answer:
                 body = await answer.read()
-                if answer.status != want:
+                if answer.status == 503 and _all_full(body.decode(errors="replace")):
+                    self.full += 1
+                elif answer.status != want:
                     self.failures.append(f"{kind} {answer.status} {url} {body[:200]!r}")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             since = time.monotonic() - self.began
@@ -97,6 +103,12 @@ def _next(base: str, playlist: str, chance: random.Random) -> list[tuple[str, st
     if segments:
         wanted.append(("segment", urljoin(base, chance.choice(segments))))
     return wanted
+
+
+def _all_full(text: str) -> bool:
+    """Return whether a balancer refuses a viewer for want of room alone."""
+    reasons = re.findall(r": ([a-z ]+)(?=[,)])", text.partition("no node can take")[2])
+    return bool(reasons) and set(reasons) == {"full"}
 
 
 def _reload(text: str) -> str:
