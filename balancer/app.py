@@ -22,7 +22,7 @@ from balancer.sizing_api import SizingApi
 from balancer.sizing_ask import this_machine
 from balancer.steering import Steering
 from common.bus.gossip import Gossiper, Load
-from common.runtime import http, listen, metrics, ready, restart
+from common.runtime import admin, http, listen, metrics, ready, restart, trust
 from common.runtime import stand_in as standing
 from common.runtime.control import Channel
 from common.runtime.curve import Guard, guarded
@@ -65,6 +65,7 @@ class Balancer:
         self.origins = Director(self.cluster.origins, self.cluster.balancers)
         self.ingest = IngestChoice(self.origins, registry, config.node.datacenter)
         self._mist = Mist(self.redirector, self.ingest, config.balancer.token)
+        self._token = config.balancer.token
         self._registry = registry
         self._heard = asyncio.Event()
 
@@ -72,6 +73,7 @@ class Balancer:
         """Return all routes; the last ones take every path that no other does."""
         return [
             *http.health_routes(self.missing, metrics.text),
+            web.post(admin.RESTART, trust.guard(self._token, "balancer")(admin.restart)),
             *self.steering.routes(),
             *mist.routes(self._mist),
             *ingest.routes(IngestApi(self.ingest)),

@@ -42,8 +42,8 @@ class BalancerSettings(Settings, frozen=True):
     """Base URLs of balancers of other datacenters, for viewers whom no edge of ours can take."""
 
     token: str = ""
-    """What changing the weights asks of clients that are not on this machine; without one they
-    are refused."""
+    """What changing the weights, and a restart, ask of clients that are not on this machine;
+    without one they are refused."""
 
 
 class Config(msgspec.Struct, frozen=True):

@@ -36,6 +36,9 @@ SWEEP_INTERVAL = 60.0
 UNOWNED = 600.0
 """Seconds after which pages that no process writes are removed."""
 
+SURE = 2.0
+"""How much longer than its check a restart may take, times; and in seconds besides."""
+
 ADMIN_LINGER = 1.0
 """Seconds that the admin port answers requests under way before a restart."""
 
@@ -100,7 +103,7 @@ async def run(config: Config) -> None:
         app.middlewares.append(http.own_host)
         runner = await http.serve(app, admin)
         stack.push_async_callback(runner.cleanup)
-        restart.hand_over(lambda: _leave(supervisor, runner))
+        restart.hand_over(lambda: _leave(supervisor, runner, drain))
         succession = Succession(supervisor, *inherited())
         await stack.enter_async_context(_running(supervisor))
         await _serve(config, registry, api, gossiper, succession)
@@ -144,9 +147,11 @@ async def _serve(
             await registry.unregister(config.node.name)
 
 
-async def _leave(supervisor: Supervisor, admin: web.AppRunner) -> restart.Legacy:
-    """Get ready for the next image, which goes on with the children."""
+async def _leave(supervisor: Supervisor, admin: web.AppRunner, drain: Drain) -> restart.Legacy:
+    """Get ready for the next image, which goes on with the children; balancers are told."""
     if supervisor.complete.is_set():
+        supervisor.restarting = SURE * restart.current().took + SURE
+        drain.said()
         await http.retire(admin, ADMIN_LINGER)
     return bequeath(supervisor)
 

@@ -9,9 +9,10 @@ us to the worker   ``want`` (what any viewer wants); ``segment``, the same
 worker to us       ``state`` (``stream``, ``state`` joining, live, absent or ended, ``epoch``);
                    absent with epoch 0: the worker has let go of the stream and its pages
 us to viewers      ``state``, the same; all that is known when a viewer first wants a stream
-child to us        ``ready`` once; ``report`` each second (``metrics``, ``sessions``, ``bytes``,
-                   ``opened``, ``refused``, ``cpu``, and of each of its ``streams`` viewers and
-                   bytes since the last one); ``sessions`` (``id``, ``list``) when asked
+child to us        ``ready`` once; ``report`` each second (``at``: time.monotonic(); ``metrics``,
+                   ``sessions``, ``bytes``, ``opened``, ``refused``, ``cpu``, and of each of its
+                   ``streams`` viewers and bytes since the last one); ``sessions`` (``id``,
+                   ``list``) when asked
 us to a viewer     ``around`` (who else is there, whether this edge drains: :mod:`edge.around`)
 us to a child      ``stop``; ``sessions`` (``id``)
 us to a viewer     ``crowded``: whether this edge is full, all its processes together
@@ -29,6 +30,7 @@ import itertools
 import math
 import os
 import socket
+import time
 from asyncio.subprocess import Process
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -213,6 +215,9 @@ class Supervisor:
         """What the edge can carry: bits a second, and sessions."""
 
         self.crowded = False
+        self.restarting = 0.0
+        """Seconds for which the balancers may hear nothing, while this process executes itself."""
+
         self._gone = Report()
         self._questions: dict[int, tuple[asyncio.Future[list[Any]], set[str], list[Any]]] = {}
         self._numbers = itertools.count(1)
@@ -332,6 +337,7 @@ class Supervisor:
             streams=live,
             viewers=[viewers[stream] for stream in live],
             bits=[bits[stream] for stream in live],
+            restarting=self.restarting,
         )
 
     async def sessions(self) -> list[Any]:
@@ -381,7 +387,8 @@ class Supervisor:
 
     def _report(self, child: Child, message: dict[str, Any]) -> None:
         self.merger.update(child.name, message.get("metrics", {}))
-        now, last = asyncio.get_running_loop().time(), child.report
+        # The time at which it was made: those of a restart wait, and are read in one go.
+        now, last = float(message.get("at", time.monotonic())), child.report
         sent = int(message.get("bytes", 0))
         took = now - last.at
         rate = max(0, sent - last.bytes) * 8 / took if last.at and took > 0 else 0.0

@@ -167,6 +167,7 @@ class ViewerProcess:
     def _said(self, load: float) -> dict[str, Any]:
         return {
             "t": "report",
+            "at": time.monotonic(),
             "metrics": metrics.snapshot(),
             "sessions": self.hub.viewers() if self._retirement else len(self.sessions),
             "bytes": self.sessions.bytes.total(),

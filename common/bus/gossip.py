@@ -1,8 +1,7 @@
 """Tell the balancers how loaded this edge is, twice a second, on a PUB socket.
 
 The layout of a report is that of :mod:`common.wire.gossip`: topic ``b"G" + node + b"\\0"``, then
-a msgpack array ``[1, node, boot, seq, unix_ms, bw_out_bps, sessions, cpu, mem, flags,
-accepted_total, refused_total, [stream, ...]]``.
+a msgpack array ``[1, node, boot, seq, unix_ms, bw_out_bps, sessions, cpu, mem, flags, ...]``.
 """
 
 import asyncio
@@ -46,6 +45,9 @@ class Load:
     viewers: list[int] = field(default_factory=list)
     bits: list[float] = field(default_factory=list)
     """Bits a second that the viewers of each stream get."""
+
+    restarting: float = 0.0
+    """Seconds for which silence may follow, because the node restarts in place."""
 
 
 class Gossiper:
@@ -115,6 +117,7 @@ class Gossiper:
             tuple(load.streams),
             tuple(load.viewers),
             tuple(load.bits),
+            load.restarting,
         )
         self._socket.send_multipart(encode_gossip(report), zmq.NOBLOCK)
 

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import time
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -60,6 +61,9 @@ class Restart:
 
     def __init__(self, node: NodeSettings) -> None:
         self.node = node
+        self.took = 0.0
+        """Seconds that the last check took: the next image begins about as fast."""
+
         self._hand_over: HandOver | None = None
         self._busy = False
         self._role: asyncio.Task[None] | None = None
@@ -82,8 +86,10 @@ class Restart:
         if self._busy:
             raise RestartRefused("a restart is under way already")
         self._busy = True
+        began = time.monotonic()
         try:
             await _check()
+            self.took = time.monotonic() - began
         finally:
             self._busy = False
 

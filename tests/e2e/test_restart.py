@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,6 +57,34 @@ def test_a_node_restarts_in_place_and_connections_wait_for_it(origin: Node) -> N
     os.kill(origin.pid, signal.SIGHUP)
     wait_until(lambda: said(origin).generation == 2, origin)
     wait_until(lambda: descriptors(origin.pid) == open_before, origin)
+
+
+@pytest.mark.parametrize("role", ["origin", "relay", "balancer"])
+def test_a_node_of_every_role_restarts_on_request(role: str, tmp_path: Path) -> None:
+    with site(tmp_path) as made:
+        node = made.add(role, role)
+        node.start()
+        before = said(node)
+        where = "admin" if role == "relay" else "http"
+        address = node.endpoints[where]
+
+        def ask() -> urllib.request.Request:
+            headers = {"Content-Type": "application/json"}
+            url = f"http://{address}/api/v1/restart"
+            return urllib.request.Request(url, b"", headers, method="POST")
+
+        with urllib.request.urlopen(ask(), timeout=30) as answer:
+            assert answer.status == 202
+        wait_until(lambda: said(node).generation == 1, node)
+        assert said(node).pid == before.pid
+        assert said(node).endpoints[where] == address
+        path = tmp_path / f"{role}.toml"
+        path.write_text(path.read_text().replace(f"[{role}]", f"[{role}]\nnonsense = 1"))
+        with pytest.raises(urllib.error.HTTPError, match="409") as refused:
+            urllib.request.urlopen(ask(), timeout=30)
+        with refused.value as answer:
+            assert f"{role}.nonsense" in answer.read().decode()
+        assert said(node).generation == 1
 
 
 def test_a_node_goes_on_when_its_new_settings_are_wrong_and_says_why(origin: Node) -> None:

@@ -31,10 +31,6 @@ class Load:
     seed: int = 1
     asked: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
-    full: int = 0
-    """Redirects refused because every edge is at the limit of its processor: this machine's load
-    generator shares it with them. Not so if any edge is left out for another reason."""
-
     slowest: dict[str, float] = field(default_factory=dict)
     began: float = 0.0
     took: float = 0.0
@@ -51,7 +47,9 @@ class Load:
         pause = self.clients / self.rate
         connector = aiohttp.TCPConnector(force_close=number % 2 == 1)
         async with aiohttp.ClientSession(
-            connector=connector, timeout=aiohttp.ClientTimeout(TIMEOUT)
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(TIMEOUT),
+            headers={"User-Agent": f"client-{number}"},  # a viewer of its own
         ) as http:
             due = time.monotonic() + chance.random() * pause
             while True:
@@ -69,7 +67,9 @@ class Load:
         """Follow the playlist by blocking reloads, as an LL-HLS player does."""
         edge = self.edges[number % len(self.edges)]
         base = f"{edge}/cmaf/live/{TRACK}.m3u8"
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(TIMEOUT)) as http:
+        async with aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(TIMEOUT), headers={"User-Agent": f"parked-{number}"}
+        ) as http:
             query = ""
             while True:
                 text = await self.get(http, "reload" if query else "playlist", base + query)
@@ -82,9 +82,7 @@ class Load:
         try:
             async with http.get(url, allow_redirects=False) as answer:
                 body = await answer.read()
-                if answer.status == 503 and _all_full(body.decode(errors="replace")):
-                    self.full += 1
-                elif answer.status != want:
+                if answer.status != want:
                     self.failures.append(f"{kind} {answer.status} {url} {body[:200]!r}")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             since = time.monotonic() - self.began
@@ -103,12 +101,6 @@ def _next(base: str, playlist: str, chance: random.Random) -> list[tuple[str, st
     if segments:
         wanted.append(("segment", urljoin(base, chance.choice(segments))))
     return wanted
-
-
-def _all_full(text: str) -> bool:
-    """Return whether a balancer refuses a viewer for want of room alone."""
-    reasons = re.findall(r": ([a-z ]+)(?=[,)])", text.partition("no node can take")[2])
-    return bool(reasons) and set(reasons) == {"full"}
 
 
 def _reload(text: str) -> str:
