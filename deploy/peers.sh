@@ -7,7 +7,7 @@ declare -A package=(
   [ffmpeg]=ffmpeg [ffprobe]=ffmpeg [chromium]=chromium
   [gst-launch-1.0]=gstreamer1.0-tools [gst-inspect-1.0]=gstreamer1.0-tools
   [promtool]=prometheus [nginx]=nginx-light [consul]=consul
-  [ip]=iproute2 [nsenter]=util-linux
+  [ip]=iproute2 [nsenter]=util-linux [gcc]=gcc [openssl]=openssl
 )
 # One element for each set of GStreamer plug-ins.
 declare -A element=(
@@ -20,6 +20,8 @@ PATH="$PATH:/usr/sbin:/sbin"
 
 missing() {
   local name
+  [ -e /usr/include/openssl/ssl.h ] || echo libssl-dev
+  echo '#include <stdio.h>' | gcc -E - >/dev/null 2>&1 || echo libc6-dev
   for name in "${!package[@]}"; do
     command -v "$name" >/dev/null || echo "${package[$name]}"
   done
