@@ -4,7 +4,7 @@
 
 Each pushes H.264 and AAC over RTMP in real time: pictures that nobody could decode, with
 real setup bytes. Each picture ends with a mark, the monotonic nanoseconds at which it was written,
-so that whoever reads it at the other end knows how old it is. Runs until it is ended; a publisher with
+so that whoever reads it at the other end knows how old it is. Runs until ended; a publisher with
 SECONDS says goodbye after that time. ``NAME`` may carry a query (``KEY+cam1?slot=low``).
 
 All that are called together cut their GOPs at the same timestamps, as an encoder of several
