@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 from tests.harness.cluster import descendants
@@ -130,10 +131,8 @@ def described() -> dict[str, str]:
     memory = int(Path("/proc/meminfo").read_text().split()[1]) // 2**20
     control = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
     try:
-        import uvloop
-
-        loop = f"uvloop {uvloop.__version__}"
-    except ImportError:
+        loop = f"uvloop {metadata.version('uvloop')}"
+    except metadata.PackageNotFoundError:
         loop = "asyncio"
     return {
         "cpu": f"{model}{frequency}, {os.cpu_count()} cores",
