@@ -7,7 +7,7 @@ declare -A package=(
   [ffmpeg]=ffmpeg [ffprobe]=ffmpeg [chromium]=chromium
   [gst-launch-1.0]=gstreamer1.0-tools [gst-inspect-1.0]=gstreamer1.0-tools
   [promtool]=prometheus [nginx]=nginx-light [consul]=consul
-  [ip]=iproute2 [nsenter]=util-linux [gcc]=gcc [openssl]=openssl
+  [ip]=iproute2 [nsenter]=util-linux [gcc]=gcc [openssl]=openssl [systemd-analyze]=systemd
 )
 # One element for each set of GStreamer plug-ins.
 declare -A element=(

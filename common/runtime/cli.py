@@ -107,7 +107,8 @@ def parser() -> argparse.ArgumentParser:
     _drain_commands(commands)
     what = "restart nodes of this machine in place, with their new code and settings"
     again = commands.add_parser("restart", help=what, description=what)
-    again.add_argument("names", nargs="+", metavar="NODE", help="one after the other")
+    again.add_argument("names", nargs="*", metavar="NODE", help="one after the other")
+    again.add_argument("--pid", type=int, help="the node that runs as this process")
     _configurable(again)
     return top
 
@@ -276,7 +277,12 @@ def _restart(arguments: argparse.Namespace) -> int:
     from common.runtime import restarting
 
     machine: Machine = _load(Machine, arguments)
-    restarting.restart(machine.node, arguments.names, print)
+    names = list(arguments.names)
+    if arguments.pid is not None:
+        names.append(restarting.named(machine.node, arguments.pid))
+    if not names:
+        raise ConfigError("NODE", "say which node, by its name or with --pid")
+    restarting.restart(machine.node, names, print)
     return 0
 
 

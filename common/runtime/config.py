@@ -9,7 +9,7 @@ import msgspec
 
 from common.errors import ConfigError
 from common.names import base_name
-from common.runtime.consul_settings import ConsulSettings
+from common.runtime.consul_settings import ConsulSettings, credential
 from common.runtime.loader import SECTIONS, Settings, build, dump, load
 from common.runtime.units import Duration, Size
 
@@ -65,8 +65,8 @@ class NodeSettings(Settings, frozen=True):
 
     keys: str = ""
     """File with the secret key of this node; it is made when the node starts for the first time.
-    Default: ``$STATE_DIRECTORY``, ``/var/lib/headwater`` as root, else one of the user's, and
-    ``keys/NAME.key`` in it."""
+    Default: the credential ``node.key`` if systemd has passed one, else ``$STATE_DIRECTORY``,
+    ``/var/lib/headwater`` as root, else one of the user's, and ``keys/NAME.key`` in it."""
 
     bus_security: Literal["auto", "curve", "none"] = "auto"
     """Whether bus, control and gossip are encrypted (CURVE) and open to registered nodes alone.
@@ -80,7 +80,7 @@ class NodeSettings(Settings, frozen=True):
     def __post_init__(self) -> None:
         """Fill the folders that were not set."""
         defaults = {
-            "keys": str(state_folder() / "keys" / f"{self.name}.key"),
+            "keys": credential("node.key") or str(state_folder() / "keys" / f"{self.name}.key"),
             "run": str(_run_folder()),
             "pages": f"/dev/shm/headwater-{self.name}",
             "registry": str(state_folder() / "registry"),

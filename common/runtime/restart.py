@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import HeadwaterError, NodeUnavailable
-from common.runtime import inherit, listen, ready
+from common.runtime import inherit, listen, notify, ready
 from common.runtime.config import NodeSettings
 from common.runtime.logs import Log
 from common.runtime.tasks import ended, run_until_signalled, spawn_child, stop_child
@@ -115,6 +115,7 @@ class Restart:
         if self._hand_over is None:
             assert self._role is not None
             self._sockets = sockets
+            notify.reloading()
             self._role.cancel()
             return
         try:
@@ -130,6 +131,7 @@ class Restart:
         """Run a role until it is stopped; if a restart stopped it, execute the program again."""
         self._role = asyncio.ensure_future(role)
         loop = asyncio.get_running_loop()
+        watchdog = loop.create_task(notify.watchdog(), name="watchdog")
         terminal = _has_terminal()
 
         def told() -> None:
@@ -140,7 +142,10 @@ class Restart:
 
         loop.add_signal_handler(signal.SIGHUP, told)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # see _execute
-        await run_until_signalled(_shielding(self._role, lambda: self._sockets is not None))
+        try:
+            await run_until_signalled(_shielding(self._role, lambda: self._sockets is not None))
+        finally:
+            watchdog.cancel()
         if self._sockets is not None:
             _execute(self._sockets, Legacy())
 
@@ -229,6 +234,7 @@ def _execute(sockets: Mapping[str, inherit.Passed], legacy: Legacy) -> None:
 
     SIGHUP waits until that has its handler: by default it would end the process.
     """
+    notify.reloading()
     generation = inherit.estate().handover.generation + 1
     file = inherit.leave(sockets, legacy.state, generation, legacy.fds)
     argv = command()

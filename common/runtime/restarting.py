@@ -4,6 +4,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import unquote
 
 from common.errors import HeadwaterError, NodeUnavailable
 from common.runtime import ready
@@ -41,6 +43,20 @@ def restart(
                 raise RestartFailed(f"{name} is not ready again after {timeout:.0f} s; see its log")
             time.sleep(LOOK)
         tell(f"{name} restarted in {time.monotonic() - began:.1f} s")
+
+
+def named(node: NodeSettings, pid: int) -> str:
+    """Return the name of the node that runs as process ``pid``, as a unit of systemd knows it.
+
+    Raises:
+        NodeUnavailable: If that process is no node that is ready.
+    """
+    for path in Path(node.run).glob("*.ready.json"):
+        name = unquote(path.name.removesuffix(".ready.json"))
+        found = ready.read(node.run, name)
+        if found is not None and found.pid == pid:
+            return name
+    raise NodeUnavailable(f"process {pid} is no node that is ready, with node.run = {node.run!r}")
 
 
 def _running(node: NodeSettings, name: str) -> ready.Ready:
