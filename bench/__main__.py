@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import machine, serving
+from bench import fanout, frames, machine, parking, publishing, serving
 from bench.figures import Row, markdown, say, write
 
 Measure = Callable[[bool], Iterator[Row]]
@@ -21,6 +21,15 @@ def _times(quick: bool) -> tuple[int, float]:
 
 GROUPS: dict[str, Measure] = {
     "serving": lambda quick: serving.measure(*_times(quick)),
+    "fanout": lambda quick: fanout.measure(*_times(quick), 200 if quick else 500),
+    "crowd": lambda quick: fanout.crowd(5 if quick else 15, 500 if quick else fanout.CORE),
+    "parking": lambda quick: parking.measure(*_times(quick), 500 if quick else parking.PARKED),
+    "memory": lambda quick: parking.memory(300 if quick else 1000),
+    "frames": lambda quick: frames.measure(*((3, 300) if quick else (5, 2000))),
+    "latency": lambda quick: fanout.pushed(3 if quick else 10),
+    "joins": lambda quick: publishing.joins(5 if quick else 20),
+    "publishers": lambda quick: publishing.publishers(3 if quick else 10),
+    "churn": lambda quick: publishing.churn(20 if quick else 300),
 }
 
 
