@@ -21,7 +21,7 @@ from common.errors import (
 )
 from common.media.describe import describe
 from common.media.track import Track
-from common.runtime import admin
+from common.runtime import admin, reload
 from common.runtime.http import health_routes
 from common.runtime.registry import DRAIN_TIMEOUT
 from common.runtime.units import Duration
@@ -66,6 +66,7 @@ class Api:
             web.post("/api/v1/drain", self.begin_drain),
             web.post("/api/v1/undrain", self.end_drain),
             web.post(admin.RESTART, admin.restart),
+            *reload.routes(),
         ]
 
     async def describe_node(self, _: web.Request) -> web.Response:

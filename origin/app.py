@@ -11,7 +11,7 @@ from common.bus import access
 from common.bus.broadcast import Broadcast, BroadcastSettings
 from common.bus.gossip import Gossiper
 from common.errors import ConfigError, HeadwaterError
-from common.runtime import http, listen, metrics, plugins, ready
+from common.runtime import http, listen, metrics, plugins, ready, reload
 from common.runtime.config import build
 from common.runtime.curve import encrypts, guarded
 from common.runtime.definitions import Definitions
@@ -155,6 +155,11 @@ def input_settings(name: str, cls: type[Input], origin: OriginSettings) -> Any:
     return build(cls.schema, tree, f"origin.inputs.{name}")
 
 
+def _redefine(definitions: Definitions, streams: Streams, fresh: Config) -> None:
+    if definitions.reload(fresh.streams):
+        streams.redefine()
+
+
 async def _pull(one: Input, stream: str, source: str) -> None:
     """Fetch a source again and again; one that ended by itself is over."""
     backoff = Backoff(first=0.5)
@@ -224,10 +229,12 @@ async def run(config: Config) -> None:
         if origin.definitions.take(await registry.definitions()):
             streams.redefine()
         await streams.adopt()
+        reload.at_once({"streams.*": partial(_redefine, origin.definitions, streams)})
         app = http.application(
             [
                 *http.health_routes(origin.missing, metrics.text),
                 *routes(streams, settings.token),
+                *reload.routes(settings.token),
             ]
         )
         runner = await http.serve(app, listener)

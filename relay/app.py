@@ -18,7 +18,7 @@ from common.bus.intake import TICK
 from common.bus.pages import Pages
 from common.bus.upstream import NAMES, Finder, Place
 from common.errors import ConfigError, HeadwaterError
-from common.runtime import admin, http, listen, metrics, ready
+from common.runtime import admin, http, listen, metrics, ready, reload
 from common.runtime.curve import encrypts, guarded
 from common.runtime.definitions import Definitions
 from common.runtime.logs import Log
@@ -108,8 +108,9 @@ async def run(config: Config) -> None:
             NAMES: ",".join(settings.upstream),
             **relay.broadcast.endpoints(settings.public or "127.0.0.1"),
         }
-        app = http.application(Api(config, relay, endpoints).routes())
+        app = http.application([*Api(config, relay, endpoints).routes(), *reload.routes()])
         app.middlewares.append(http.own_host)
+        reload.at_once({"streams.*": lambda fresh: definitions.reload(fresh.streams)})
         runner = await http.serve(app, listener)
         stack.push_async_callback(runner.cleanup)
         await registry.register(node_entry(node, "relay", endpoints))

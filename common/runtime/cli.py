@@ -89,11 +89,17 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("size", help=what, add_help=False)
     what = "measure this machine for the command size"
     commands.add_parser("bench", help=what, add_help=False)
-    what = "show or check the settings"
+    what = "show, check or explain the settings; what a reload would change; their JSON Schema"
     settings = commands.add_parser("config", help=what, description=what)
-    settings.add_argument("action", choices=["show", "check"])
-    settings.add_argument("role", nargs="?", choices=list(ROLES), help="one role only")
+    settings.add_argument("action", choices=["show", "check", "explain", "diff", "schema"])
+    words = "one role only (show, check), options to explain, or nodes to compare (diff)"
+    settings.add_argument("names", nargs="*", metavar="WHAT", help=words)
     _configurable(settings)
+    what = "have nodes of this machine take up changed settings, all or none"
+    again = commands.add_parser("reload", help=what, description=what)
+    again.add_argument("names", nargs="+", metavar="NODE", help="one after the other")
+    again.add_argument("--dry-run", action="store_true", help="only say what would change")
+    _configurable(again)
     what = "show the public key of a node, or give it a new one"
     keys = commands.add_parser("keys", help=what, description=what)
     keys.add_argument("role", choices=list(ROLES), help="whose settings to read")
@@ -228,13 +234,32 @@ def _role(arguments: argparse.Namespace) -> int:
         role.check(settings)
         restart.check_addresses(settings)
         return 0
-    asyncio.run(restart.serve(settings.node, role.run(settings)))
+    from common.runtime import reload
+
+    def read() -> Any:
+        fresh = _load(role.Config, arguments)
+        role.check(fresh)
+        return fresh
+
+    reloader = reload.begin(arguments.command, settings, read, arguments.config)
+    job = reload.alongside(reloader, settings.node.watch, role.run(settings))
+    asyncio.run(restart.serve(settings.node, job, [reloader.forbid]))
     return 0
 
 
 def _config(arguments: argparse.Namespace) -> int:
-    _load(Machine, arguments)
-    for role in [arguments.role] if arguments.role else ROLES:
+    from common.runtime import cli_config
+
+    machine: Machine = _load(Machine, arguments)
+    if arguments.action not in ("show", "check"):
+        running = {}
+        if arguments.action == "explain":
+            running = {role: config.dump(_load(_schema(role), arguments)) for role in ROLES}
+        return cli_config.main(arguments, machine.node, running)
+    for name in arguments.names:
+        if name not in ROLES:
+            raise ConfigError(name, f"no such role{config.suggestion(name, ROLES)}")
+    for role in arguments.names or ROLES:
         settings = _load(_schema(role), arguments)
         if arguments.action == "check":
             _app(role).check(settings)
@@ -271,6 +296,14 @@ async def _ask(machine: Machine, question: Callable[[Registry], Awaitable[T]]) -
         if trouble := registry.trouble():
             raise NodeUnavailable(f"the registry does not answer: {trouble}")
         return answer
+
+
+def _reload(arguments: argparse.Namespace) -> int:
+    from common.runtime import cli_config
+
+    machine: Machine = _load(Machine, arguments)
+    cli_config.reload_nodes(machine.node, arguments.names, arguments.dry_run, print)
+    return 0
 
 
 def _restart(arguments: argparse.Namespace) -> int:
@@ -409,6 +442,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "demo": _demo,
     "drain": _drain,
     "nodes": _nodes,
+    "reload": _reload,
     "restart": _restart,
     "solo": _solo,
     "streams": _streams,

@@ -10,7 +10,7 @@ import msgspec
 from common.errors import ConfigError
 from common.names import base_name
 from common.runtime.consul_settings import ConsulSettings, credential
-from common.runtime.loader import SECTIONS, Settings, build, dump, load
+from common.runtime.loader import SECTIONS, Settings, build, dump, load, suggestion
 from common.runtime.units import Duration, Size
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "build",
     "dump",
     "load",
+    "suggestion",
 ]
 
 
@@ -73,6 +74,9 @@ class NodeSettings(Settings, frozen=True):
     ``auto``: unless all of them listen on loopback. ``curve``: always. ``none``: never; then
     everybody who reaches their ports can take every stream, so keep them on a network of their
     own."""
+
+    watch: bool = False
+    """Reload whenever the configuration file has changed; else on request, ``headwater reload``."""
 
     consul: ConsulSettings = msgspec.field(default_factory=ConsulSettings)
     """The Consul that keeps the registry of several machines."""

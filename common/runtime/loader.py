@@ -48,7 +48,7 @@ def load(
     Raises:
         ConfigError: If a setting is unknown, missing, or has a wrong value.
     """
-    tree = _read(Path(path)) if path is not None else {}
+    tree = read(Path(path)) if path is not None else {}
     for section in tree:
         if section not in SECTIONS:
             raise ConfigError(section, f"unknown section{suggestion(section, SECTIONS)}")
@@ -130,7 +130,12 @@ def _plain(reason: str) -> str:
     return reason
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """Return the tables of a file.
+
+    Raises:
+        ConfigError: If it cannot be read, or is no TOML.
+    """
     try:
         data = path.read_bytes()
         if len(data) > MAX_FILE:

@@ -152,6 +152,10 @@ EDGES_ELIGIBLE = _gauge("edges_eligible", "Edges that can take viewers.")
 # Every process.
 BUILD_INFO = Gauge("headwater_build_info", "1, by version.", ["version"], registry=REGISTRY)
 BUILD_INFO.labels(version=__version__).set(1)
+CONFIG_LAST_RELOAD_SUCCESSFUL = _gauge(
+    "config_last_reload_successful", "1 if the last reload of the settings was taken up, else 0."
+)
+CONFIG_LAST_RELOAD_SUCCESSFUL.set(1)
 LOOP_LAG = _gauge("loop_lag_seconds", "How late the event loop runs its timers.", "kind")
 
 

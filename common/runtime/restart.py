@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class Restart:
         self.took = 0.0
         """Seconds that the last check took: the next image begins about as fast."""
 
+        self.guards: list[Callable[[], None]] = []
+        """Called before anything is done; raise :exc:`RestartRefused` to prevent it."""
         self._hand_over: HandOver | None = None
         self._busy = False
         self._role: asyncio.Task[None] | None = None
@@ -88,6 +90,8 @@ class Restart:
         self._busy = True
         began = time.monotonic()
         try:
+            for guard in self.guards:
+                guard()
             await _check()
             self.took = time.monotonic() - began
         finally:
@@ -265,10 +269,18 @@ def hand_over(prepare: HandOver) -> None:
         _current.hand_over(prepare)
 
 
-async def serve(node: NodeSettings, role: Coroutine[Any, Any, None]) -> None:
-    """Run a role as the one of this process, until SIGTERM or SIGINT."""
+async def serve(
+    node: NodeSettings,
+    role: Coroutine[Any, Any, None],
+    guards: Sequence[Callable[[], None]] = (),
+) -> None:
+    """Run a role as the one of this process, until SIGTERM or SIGINT.
+
+    ``guards`` may refuse a restart (:attr:`Restart.guards`).
+    """
     global _current  # a process has one command line to execute again
     _current = Restart(node)
+    _current.guards += guards
     try:
         await _current.run(role)
     finally:
