@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from edge.asked import Blocks
 from edge.output import Output
 from edge.published import Published, Reply, Waiting
-from edge.sessions import Sessions
+from edge.sessions import Session, Sessions
 
 if TYPE_CHECKING:
     from edge.http import Connection
@@ -43,6 +43,7 @@ class Bypass:
         self, outputs: Iterable[Output], sessions: Sessions, retiring: Callable[[], bool]
     ) -> None:
         """``retiring``: whether answers have to say that they are the last; then none is here."""
+        self._clock = sessions.clock  # the same as the loop's
         self._outputs = [o for o in outputs if type(o).published is not Output.published]
         self._sessions = sessions
         self._retiring = retiring
@@ -64,23 +65,31 @@ class Bypass:
         if not data.startswith(b"GET /") or data[end - _ADDED : end] != _VERSION:
             return False
         target = data[4 : end - _ADDED]
-        now = connection.now()
+        now = self._clock()
         found = (self._gzip if asked.gzip else self._plain).get(target)
         if found is None or not found.current(now):
             found = self._find(target, asked.gzip)
             if found is None:
                 return False
-        if not self._admitted(connection, found) or self._retiring():
+        visit = connection.visit
+        if visit is None or not visit.alive or visit.stream != found.stream:
+            visit = self._visit(connection, found)
+        if visit is None or not self._sessions.passes(visit) or self._retiring():
             if isinstance(found, Waiting) and not found.members:
                 self._dissolve(target, asked.gzip, found)
             return False
-        if isinstance(found, Reply):
-            self._send(connection, found, now)
-            self._sessions.count(found.stream, found.protocol, found.size)
-            if found.on_sent is not None:
-                found.on_sent(1)
-        else:
+        if isinstance(found, Waiting):
             self._park(connection, target, found, now)
+            return True
+        size = found.size
+        visit.bytes += size
+        visit.seen = now
+        self.answered += 1
+        connection.rest(now)
+        found.write(connection.transport, now)
+        self._sessions.count(found.stream, found.protocol, size)
+        if found.on_sent is not None:
+            found.on_sent(1)
         return True
 
     def leave(self, connection: "Connection") -> bytes:
@@ -97,7 +106,7 @@ class Bypass:
 
     def sweep(self) -> None:
         """Forget what is no answer any more; call it every second, or memory is held for it."""
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         for known in (self._plain, self._gzip):
             for target in [t for t, found in known.items() if not found.current(now)]:
                 del known[target]
@@ -123,28 +132,13 @@ class Bypass:
             return found
         return None
 
-    def _admitted(self, connection: "Connection", found: Published) -> bool:
-        """Return whether this is a viewer who has begun, and may go on."""
-        visit = connection.visit
-        if visit is None or not visit.alive or visit.stream != found.stream:
-            assert connection.asked is not None
-            visit = self._sessions.visiting(
-                connection.peer, connection.asked.agent, found.stream, found.protocol
-            )
-            if visit is None:
-                return False
-            connection.visit = visit
-        return self._sessions.passes(visit)
-
-    def _send(self, connection: "Connection", reply: Reply, now: float) -> None:
-        visit = connection.visit
-        assert visit is not None
-        assert connection.transport is not None
-        visit.bytes += reply.size
-        visit.seen = self._sessions.clock()
-        self.answered += 1
-        connection.rest(now)
-        reply.write(connection.transport, now)
+    def _visit(self, connection: "Connection", found: Published) -> Session | None:
+        """Return the session of a viewer who has begun, and remember it."""
+        assert connection.asked is not None
+        agent = connection.asked.agent
+        visit = self._sessions.visiting(connection.peer, agent, found.stream, found.protocol)
+        connection.visit = visit
+        return visit
 
     def _park(self, connection: "Connection", target: bytes, waiting: Waiting, now: float) -> None:
         connection.parked = target, waiting
@@ -164,7 +158,7 @@ class Bypass:
         """Leave those who have waited long enough to aiohttp, which says so to them."""
         waiting.timer = None
         loop = waiting.future.get_loop()
-        due = loop.time() - waiting.timeout + 0.001
+        due = self._clock() - waiting.timeout + 0.001
         for connection, since in tuple(waiting.members.items()):
             if since > due:
                 later = since + waiting.timeout
@@ -192,26 +186,36 @@ class Bypass:
     def _deliver(
         self, waiting: Waiting, reply: Reply | None, members: "list[Connection]", start: int
     ) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self._clock()
         sent = 0
         for connection in members[start : start + BATCH]:
             if connection.parked is None or connection.parked[1] is not waiting:
                 continue  # it has left, or gone on
-            if connection.transport is None:
+            transport, visit = connection.transport, connection.visit
+            if transport is None:
                 continue  # it is being closed, and leaves in a moment
-            if reply is None or self._retiring() or not self._admitted(connection, reply):
+            if visit is None or not visit.alive:
+                visit = self._visit(connection, waiting)
+            if reply is None or visit is None or self._retiring():
+                connection.hand_over(now - waiting.members[connection])
+                continue
+            if not self._sessions.passes(visit):
                 connection.hand_over(now - waiting.members[connection])
                 continue
             del waiting.members[connection]
             connection.parked = None
-            self._send(connection, reply, now)
+            visit.bytes += reply.size
+            visit.seen = now
+            connection.rest(now)
+            reply.write(transport, now)
             sent += 1
+        self.answered += sent
         if reply is not None and sent:
             self._sessions.count(reply.stream, reply.protocol, sent * reply.size)
             if reply.on_sent is not None:
                 reply.on_sent(sent)
         if start + BATCH < len(members):
+            loop = asyncio.get_running_loop()
             loop.call_soon(self._deliver, waiting, reply, members, start + BATCH)
         elif not waiting.members:
             waiting.close()

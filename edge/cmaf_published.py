@@ -249,13 +249,17 @@ class CmafPublished:
             stream, epoch, self._packager, mime_of(epoch, track), kind, track, number, packed
         )
         if kind == "part":
-            made.on_sent = partial(self._late, epoch, track, number, packed.capture_us)
+            made.on_sent = partial(self._late, made, epoch, track, number, packed.capture_us)
         return made
 
-    def _late(self, epoch: Epoch, track: int, number: int, capture_us: int, count: int) -> None:
-        """Say how late a part was, if it is the newest."""
+    def _late(
+        self, made: Reply, epoch: Epoch, track: int, number: int, capture_us: int, count: int
+    ) -> None:
+        """Say how late a part was, as long as it is the newest."""
         if number + 1 >= following(epoch, track):
             self._context.sessions.latency(PROTOCOL, capture_us, count)
+        else:
+            made.on_sent = None
 
 
 def waiting_for(

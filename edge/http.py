@@ -93,10 +93,13 @@ class Connection(web_protocol.RequestHandler):
         """Answer on the short way, or give aiohttp what has come."""
         if self.parked is not None:
             data = self._bypass.leave(self) + data  # aiohttp keeps the order of requests
-        elif self._whole and data.endswith(END) and self._idle and self._bypass.take(self, data):
-            if self._deadline is not None:
-                self._disarm()
-            return
+        elif self._whole and not self._paused and data.endswith(END):
+            waiter = self._waiter
+            # What waits for it: aiohttp has answered everything before this.
+            if waiter is not None and not waiter.done() and self._bypass.take(self, data):
+                if self._deadline is not None:
+                    self._disarm()
+                return
         self.waited = 0.0
         self._feed(data)
 
@@ -105,19 +108,9 @@ class Connection(web_protocol.RequestHandler):
         self.waited = waited
         self._feed(self._bypass.leave(self))
 
-    def now(self) -> float:
-        """Return the time of the loop's clock."""
-        return self._loop.time()
-
     def rest(self, since: float) -> None:
         """Take note that the connection is idle from then on, for aiohttp's keep-alive timer."""
         self._next_keepalive_close_time = since + self._keepalive_timeout
-
-    @property
-    def _idle(self) -> bool:
-        """Whether aiohttp waits for a request, and everything that was written has been taken."""
-        waiter = self._waiter
-        return waiter is not None and not waiter.done() and not self._paused
 
     def _feed(self, data: bytes) -> None:
         """Stop the clock when a whole header is here."""

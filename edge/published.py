@@ -54,8 +54,9 @@ class Reply(ABC):
     def current(self, now: float) -> bool:
         """Return whether this still is the answer, at ``now`` on the loop's clock."""
 
-    def write(self, transport: asyncio.Transport, now: float) -> None:
-        """Write it to one viewer."""
+    def write(self, transport: asyncio.Transport | None, now: float) -> None:
+        """Write it to one viewer, who has not left."""
+        assert transport is not None
         if now >= self._dated:
             self._date(now)
         if self._whole:
