@@ -22,7 +22,7 @@ from balancer.sizing_api import SizingApi
 from balancer.sizing_ask import this_machine
 from balancer.steering import Steering
 from common.bus.gossip import Gossiper, Load
-from common.runtime import admin, http, listen, metrics, ready, reload, restart, trust
+from common.runtime import admin, http, listen, metrics, reach, ready, reload, restart, trust
 from common.runtime import stand_in as standing
 from common.runtime.control import Channel
 from common.runtime.curve import Guard, guarded
@@ -79,6 +79,7 @@ class Balancer:
             *ingest.routes(IngestApi(self.ingest)),
             *SizingApi(this_machine()).routes(),
             *reload.routes(self._token),
+            *reach.routes(self.node.name, self._registry.nodes, self._token),
             *routes(self.redirector),
         ]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 
 from common.bus.gossip import Gossiper, Load, memory_used
-from common.runtime import http, listen, ready, restart, wake
+from common.runtime import http, listen, reach, ready, restart, wake
 from common.runtime.curve import guarded
 from common.runtime.logs import Log
 from common.runtime.registries import node_entry, open_registry
@@ -99,7 +99,7 @@ async def run(config: Config) -> None:
         }
         drain = Drain(registry, config.node.name, supervisor)
         api = Api(config.node.name, root, supervisor, endpoints, capacity, drain)
-        app = http.application(api.routes())
+        app = http.application([*api.routes(), *reach.routes(config.node.name, registry.nodes)])
         app.middlewares.append(http.own_host)
         runner = await http.serve(app, admin)
         stack.push_async_callback(runner.cleanup)

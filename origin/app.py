@@ -11,7 +11,7 @@ from common.bus import access
 from common.bus.broadcast import Broadcast, BroadcastSettings
 from common.bus.gossip import Gossiper
 from common.errors import ConfigError, HeadwaterError
-from common.runtime import http, listen, metrics, plugins, ready, reload
+from common.runtime import http, listen, metrics, plugins, reach, ready, reload
 from common.runtime.config import build
 from common.runtime.curve import encrypts, guarded
 from common.runtime.definitions import Definitions
@@ -235,6 +235,7 @@ async def run(config: Config) -> None:
                 *http.health_routes(origin.missing, metrics.text),
                 *routes(streams, settings.token),
                 *reload.routes(settings.token),
+                *reach.routes(node.name, registry.nodes, settings.token),
             ]
         )
         runner = await http.serve(app, listener)

@@ -18,7 +18,7 @@ from common.bus.intake import TICK
 from common.bus.pages import Pages
 from common.bus.upstream import NAMES, Finder, Place
 from common.errors import ConfigError, HeadwaterError
-from common.runtime import admin, http, listen, metrics, ready, reload
+from common.runtime import admin, http, listen, metrics, reach, ready, reload
 from common.runtime.curve import encrypts, guarded
 from common.runtime.definitions import Definitions
 from common.runtime.logs import Log
@@ -108,7 +108,8 @@ async def run(config: Config) -> None:
             NAMES: ",".join(settings.upstream),
             **relay.broadcast.endpoints(settings.public or "127.0.0.1"),
         }
-        app = http.application([*Api(config, relay, endpoints).routes(), *reload.routes()])
+        asked = [*reload.routes(), *reach.routes(node.name, registry.nodes)]
+        app = http.application([*Api(config, relay, endpoints).routes(), *asked])
         app.middlewares.append(http.own_host)
         reload.at_once({"streams.*": lambda fresh: definitions.reload(fresh.streams)})
         runner = await http.serve(app, listener)

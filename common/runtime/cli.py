@@ -33,11 +33,12 @@ ROLES = {
 }
 
 ELSEWHERE = {
-    "videogen": "origin.videogen_cli",
-    "size": "balancer.sizing_cli",
-    "bench": "edge.calibrate",
+    "videogen": ("origin.videogen_cli", "send a generated test stream"),
+    "size": ("balancer.sizing_cli", "reckon what hardware an audience needs"),
+    "bench": ("edge.calibrate", "measure this machine for the command size"),
+    "doctor": ("common.runtime.doctor_cli", "look at this machine, and say what to do about it"),
 }
-"""Commands with a parser of their own, and their modules."""
+"""Commands with a parser of their own: their modules, and what they are for."""
 
 CONFIGURATION = 2
 """Exit code for a setting that is wrong."""
@@ -84,11 +85,8 @@ def parser() -> argparse.ArgumentParser:
         "--datacenters", type=int, default=1, metavar="N", help="in how many datacenters (1)"
     )
     demo.add_argument("--consul", action="store_true", help="keep the registry in a real Consul")
-    commands.add_parser("videogen", help="send a generated test stream", add_help=False)
-    what = "reckon what hardware an audience needs, and what a machine can serve"
-    commands.add_parser("size", help=what, add_help=False)
-    what = "measure this machine for the command size"
-    commands.add_parser("bench", help=what, add_help=False)
+    for name, (_, what) in ELSEWHERE.items():
+        commands.add_parser(name, help=what, add_help=False)
     what = "show, check or explain the settings; what a reload would change; their JSON Schema"
     settings = commands.add_parser("config", help=what, description=what)
     settings.add_argument("action", choices=["show", "check", "explain", "diff", "schema"])
@@ -160,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     try:
         if given and given[0] in ELSEWHERE:
-            module = importlib.import_module(ELSEWHERE[given[0]])
+            module = importlib.import_module(ELSEWHERE[given[0]][0])
             return cast(Callable[[Sequence[str]], int], module.main)(given[1:])
         arguments = parser().parse_args(given)
         return _COMMANDS.get(arguments.command, _role)(arguments)
@@ -179,18 +177,6 @@ def fail(error: HeadwaterError) -> int:
     if isinstance(error, ListenError):
         return CANNOT_LISTEN
     return CONFIGURATION if isinstance(error, ConfigError) else 1
-
-
-def overrides(pairs: Sequence[str]) -> dict[str, str]:
-    """Return ``--set`` options as a mapping.
-
-    Raises:
-        ConfigError: If one is not of the form KEY=VALUE.
-    """
-    for pair in pairs:
-        if "=" not in pair:
-            raise ConfigError("--set", f"{pair!r} is not of the form section.key=value")
-    return dict(cast(tuple[str, str], pair.split("=", 1)) for pair in pairs)
 
 
 def _expected(error: Exception) -> HeadwaterError:
@@ -213,7 +199,7 @@ def _configurable(command: argparse.ArgumentParser) -> None:
 
 
 def _load(schema: type[Any], arguments: argparse.Namespace) -> Any:
-    return config.load(schema, arguments.config, overrides(arguments.set), os.environ)
+    return config.load(schema, arguments.config, config.overrides(arguments.set), os.environ)
 
 
 def _app(role: str) -> Role:

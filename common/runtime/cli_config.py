@@ -13,7 +13,7 @@ from typing import Any, cast
 from common.errors import ConfigError, HeadwaterError, NodeUnavailable
 from common.runtime import reload, restarting
 from common.runtime.config import NodeSettings
-from common.runtime.loader import ROLES
+from common.runtime.loader import ROLES, overrides
 from common.runtime.options import Option, find, json_schema, leaves, options, sources
 
 TIMEOUT = 60.0
@@ -179,7 +179,7 @@ def main(
         what = "KEY, such as edge.http" if arguments.action == "explain" else "NODE"
         raise ConfigError(what, "is missing")
     if arguments.action == "explain":
-        pairs = dict(pair.split("=", 1) for pair in arguments.set)
+        pairs = overrides(arguments.set)
         return _say("\n\n".join(explain(k, running, arguments.config, pairs) for k in words_given))
     text, any_changes = diff(node, words_given)
     _say(text)

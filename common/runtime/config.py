@@ -10,7 +10,7 @@ import msgspec
 from common.errors import ConfigError
 from common.names import base_name
 from common.runtime.consul_settings import ConsulSettings, credential
-from common.runtime.loader import SECTIONS, Settings, build, dump, load, suggestion
+from common.runtime.loader import SECTIONS, Settings, build, dump, load, overrides, suggestion
 from common.runtime.units import Duration, Size
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "build",
     "dump",
     "load",
+    "overrides",
     "suggestion",
 ]
 

@@ -69,6 +69,21 @@ def load(
     return build(schema, tree)
 
 
+def overrides(pairs: typing.Iterable[str]) -> dict[str, str]:
+    """Return ``--set`` options as a mapping.
+
+    Raises:
+        ConfigError: If one is not of the form KEY=VALUE.
+    """
+    given = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError("--set", f"{pair!r} is not of the form section.key=value")
+        given[key] = text
+    return given
+
+
 def build(schema: type[T], tree: Any, path: str = "") -> T:
     """Return ``schema`` filled from ``tree``; ``path`` is where in the file the tree stands.
 
