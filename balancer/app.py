@@ -157,7 +157,11 @@ async def run(config: Config) -> None:
             return
         guard = await stack.enter_async_context(guarded(config.node, registry, servers))
         beacon = Gossiper(
-            config.node.name, config.balancer.gossip, guard, setting="balancer.gossip"
+            config.node.name,
+            config.balancer.gossip,
+            guard,
+            setting="balancer.gossip",
+            public=config.node.address,
         )
         stack.callback(beacon.close)
         await _serve(Balancer(config, registry), registry, listener, beacon, guard)

@@ -79,13 +79,14 @@ async def run(config: Config) -> None:
         control = listen.bind(config.edge.control, setting="edge.control")
         stack.callback(control.close)
         guard = await stack.enter_async_context(guarded(config.node, registry, servers(config)))
-        gossiper = Gossiper(config.node.name, config.edge.gossip, guard)
+        host = config.node.address
+        gossiper = Gossiper(config.node.name, config.edge.gossip, guard, public=host)
         stack.callback(gossiper.close)
         endpoints = {
             "http": config.edge.public or listen.authority(listeners[0]),
             "admin": listen.authority(admin),
             "gossip": gossiper.authority,
-            "control": f"tcp://{listen.authority(control)}",
+            "control": f"tcp://{listen.announced(control, host)}",
             **guard.endpoints,
         }
         wakes = [wake.create() for _ in range(count)]

@@ -31,8 +31,7 @@ class EdgeSettings(Settings, frozen=True):
     """Where balancers hear about this edge's load."""
 
     control: str = "127.0.0.1:5561"
-    """Where other edges ask this one for frames that the origin has no more. A relay on the same
-    machine needs another address."""
+    """Where other edges ask this one for frames that the origin has no more."""
 
     public: str = ""
     """``HOST:PORT`` that viewers use to reach this edge, if it is not the address it listens on."""

@@ -197,7 +197,8 @@ async def run(config: Config) -> None:
         listener = stack.enter_context(listen.bind(settings.http, setting="origin.http"))
         bounds = BroadcastSettings(repair_rate=settings.repair_rate)
         guard = await stack.enter_async_context(guarded(node, registry, origin.servers))
-        gossiper = Gossiper(node.name, settings.gossip, guard, setting="origin.gossip")
+        host = settings.public or node.address
+        gossiper = Gossiper(node.name, settings.gossip, guard, setting="origin.gossip", public=host)
         stack.callback(gossiper.close)
         bus = Broadcast(
             settings.bus,
@@ -210,7 +211,8 @@ async def run(config: Config) -> None:
         stack.callback(bus.close)
         origin.endpoints |= {"http": listen.authority(listener, settings.public)}
         origin.endpoints |= {"gossip": gossiper.authority}
-        origin.endpoints |= bus.endpoints(settings.public or "127.0.0.1")
+        at = listen.reachable(listen.parse(settings.bus, "origin.bus")[0], host)
+        origin.endpoints |= bus.endpoints(settings.public or at)
         ownership = Ownership(
             registry, node.name, origin.endpoints, Path(node.pages), Budget(node.pages_max)
         )

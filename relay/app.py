@@ -103,10 +103,11 @@ async def run(config: Config) -> None:
         relay = Relay(config, pages, Finder(registry, place), everything, guard)
         stack.callback(relay.close)
         relay.intake.adopt()
+        at = listen.reachable(listen.parse(settings.bus, "relay.bus")[0], node.address)
         endpoints = {
             "admin": listen.authority(listener),
             NAMES: ",".join(settings.upstream),
-            **relay.broadcast.endpoints(settings.public or "127.0.0.1"),
+            **relay.broadcast.endpoints(settings.public or at),
         }
         asked = [*reload.routes(), *reach.routes(node.name, registry.nodes)]
         app = http.application([*Api(config, relay, endpoints).routes(), *asked])

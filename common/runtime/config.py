@@ -43,6 +43,11 @@ class NodeSettings(Settings, frozen=True):
     tags: list[str] = msgspec.field(default_factory=list)
     """Words that balancers may prefer or avoid."""
 
+    address: str = ""
+    """Host or address at which other nodes reach this one, where its sockets do not listen on
+    loopback. Without it that is the address a socket listens on, or, for ``[::]`` and ``0.0.0.0``,
+    the one that this machine has towards its default route."""
+
     latitude: float | None = None
     """Degrees north; together with ``longitude``, viewers are sent to what is near to them."""
 

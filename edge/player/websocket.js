@@ -9,7 +9,8 @@ const MOST_QUEUED = 64 * 1024 * 1024; // bytes that may wait for a tab in the ba
 const JUMP_AFTER = 2.5; // seconds behind live at which it jumps instead of hurrying
 const TICK = 50; // milliseconds
 const CHANGE = 12000; // milliseconds after which a change of the edge waits for no keyframe
-const LATE = 80; // milliseconds that a frame is held for the other edge to bring it
+const LATE = 80; // milliseconds that a frame is held for the other edge to bring it, at least
+const SPARE = 60; // milliseconds of the buffer that are left when it is held longer
 const HURRY = 3000; // milliseconds that another edge has to show something when this one is gone
 const TRIES = 6; // edges that are tried before the player begins anew
 const PAUSE = 250; // milliseconds between them
@@ -100,7 +101,7 @@ export class WebSocketSource {
     const what = this.next?.seam.follow(item) ?? 'play';
     if (what === 'play') this.#take(item);
     else if (what === 'change') this.#switch();
-    else this.next.late ??= setTimeout(() => this.#release(), LATE);
+    else this.next.late ??= setTimeout(() => this.#release(), this.#patience());
   }
 
   #take(item) {
@@ -139,7 +140,8 @@ export class WebSocketSource {
   // From here on the other edge is the one that is watched.
   #switch(forced = false) {
     const { line, seam, timer, late, address } = this.next;
-    const gap = this.line === null || forced;
+    // What overlaps with the buffer is taken over by it without a seam.
+    const gap = this.line === null || (forced && seam.from / 1000 > (this.#end() ?? 0));
     clearTimeout(timer);
     clearTimeout(late);
     this.line?.close();
@@ -160,9 +162,16 @@ export class WebSocketSource {
     this.events.moved(address);
   }
 
-  // The other edge is later than the buffer lasts: play on here, and change at the next keyframe.
+  // Milliseconds for which nothing need be appended.
+  #patience() {
+    return Math.max(LATE, this.#buffered() * 1000 - SPARE);
+  }
+
+  // The other edge is later than the buffer lasts: play on here, a little slower so that it will
+  // last longer, and change at the next keyframe.
   #release() {
     if (!this.next) return;
+    if (this.next.late) this.control.reserve(2 * this.#patience() / 1000, performance.now() / 1000);
     clearTimeout(this.next.late);
     this.next.late = undefined;
     for (const item of this.next.seam.release()) this.#take(item);

@@ -26,6 +26,8 @@ from tests.harness.nodes import Node, Site, site
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 SEGMENT = 2.0
+STALL = 300.0
+"""Milliseconds for which a person sees the picture stand still."""
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +215,26 @@ def check_page(seen: dict[str, Any], edges: set[str]) -> None:
     assert seen["frames"] >= 0.9 * 25 * seen["wall"], seen
     assert not seen["consoleErrors"], seen
     assert seen["edge"] in edges, seen
+
+
+async def test_a_page_alone_is_moved_by_a_drain_without_a_stall(made: Site, tmp_path: Path) -> None:
+    first = made.nodes["edge1"]
+    async with aiohttp.ClientSession() as http:
+        await known(http, first)
+        page = asyncio.create_task(
+            asyncio.to_thread(play, f"{first.url}/live.html?proto=ws", 12, tmp_path / "ws.png")
+        )
+        await page_plays(http, first)
+        await asyncio.sleep(2)  # it plays for a while before
+        done = await headwater(made, "drain", "edge1", "--timeout", "9s", "--wait")
+        seen = await page
+        await headwater(made, "undrain", "edge1")
+        await open_again(http, f"{first.url}/cmaf/live/index.m3u8")
+    assert done.returncode == 0, done
+    check_page(seen, {made.nodes["edge2"].url, made.nodes["edge3"].url})
+    assert seen["stuck"] == 0, seen
+    assert seen["longest"] < STALL, seen
+    assert seen["advanced"] >= seen["wall"] - STALL / 1000, seen
 
 
 def audience(edge: Node, balancer: Node, codes: Counter[str]) -> list[Any]:

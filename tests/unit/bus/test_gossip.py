@@ -48,6 +48,12 @@ def test_shares_outside_their_range_are_brought_into_it(gossiper: Gossiper) -> N
     gossiper.close()
 
 
+def test_a_wildcard_address_is_announced_as_others_reach_it() -> None:
+    one = Gossiper("edge-1", "[::]:0", public="edge1.example")
+    assert one.authority == f"edge1.example:{one.port}"
+    one.close()
+
+
 def test_a_taken_or_wrong_address_says_which_setting_to_change(gossiper: Gossiper) -> None:
     with pytest.raises(ListenError, match=r"edge\.gossip"):
         Gossiper("edge-2", gossiper.authority)
