@@ -22,11 +22,12 @@ from common.track.folder import sweep
 from edge import child
 from edge.api import Api
 from edge.around import Watch
+from edge.children import Child
 from edge.config import Config, servers
 from edge.draining import Drain
 from edge.output import configured
 from edge.succession import Succession, bequeath, inherited
-from edge.supervisor import Child, Supervisor
+from edge.supervisor import Supervisor
 
 __all__ = ["Config", "check", "run"]
 

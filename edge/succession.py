@@ -22,7 +22,8 @@ from common.runtime.control import Channel
 from common.runtime.logs import Log
 from common.runtime.restart import Legacy
 from common.runtime.tasks import Adopted, stop_child
-from edge.supervisor import GRACE, HANG_GRACE, Child, Report, Supervisor
+from edge.children import GRACE, HANG_GRACE, Child, Report
+from edge.supervisor import Supervisor
 
 log = Log("edge.succession")
 

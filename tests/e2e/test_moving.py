@@ -208,7 +208,8 @@ def check_drained(players: list[Player], codes: Counter[str]) -> None:
 
 
 def check_page(seen: dict[str, Any], edges: set[str]) -> None:
-    print({key: seen[key] for key in ("stuck", "waits", "longest", "edge", "stats", "p50")})
+    told = ("stuck", "waits", "longest", "freezes", "moves", "edge", "stats", "p50")
+    print({key: seen[key] for key in told})
     assert seen["stats"]["moves"] == 1, seen
     assert seen["stats"]["reconnects"] == 0, seen
     assert seen["stats"]["state"] == "playing", seen

@@ -61,16 +61,24 @@ const seen = await page.evaluate(async (duration) => {
   let movedAt = began;
   let last = video.currentTime;
   let lastMoved = began;
+  const freezes = []; // [seconds since the start, milliseconds] of each that a person may see
+  const moves = []; // seconds at which the player changed the edge
+  const seconds = () => (performance.now() - began) / 1000;
   while (performance.now() - began < duration * 1000) {
     await new Promise((done) => { setTimeout(done, 50); });
-    longest = Math.max(longest, performance.now() - movedAt);
-    if (video.currentTime !== last) movedAt = performance.now();
+    const still = performance.now() - movedAt;
+    longest = Math.max(longest, still);
+    if (video.currentTime !== last) {
+      if (still > 150) freezes.push([seconds() - still / 1000, still]);
+      movedAt = performance.now();
+    }
+    if ((window.headwater?.stats().moves ?? 0) > moves.length) moves.push(seconds());
     if (video.currentTime !== last) { last = video.currentTime; lastMoved = performance.now(); }
     else if (performance.now() - lastMoved > 400) { stuck += 1; lastMoved = performance.now(); }
   }
   const end = video.getVideoPlaybackQuality();
   return {
-    latencies, waits, stuck, longest,
+    latencies, waits, stuck, longest, freezes, moves,
     wall: (performance.now() - began) / 1000,
     advanced: video.currentTime - from,
     frames: end.totalVideoFrames - frames,

@@ -14,8 +14,9 @@ from common.runtime import wake
 from common.runtime.control import Channel, pair
 from common.runtime.tasks import spawn_child
 from edge import succession as module
+from edge.children import Child, Report
 from edge.succession import Succession, Will, bequeath, inherited
-from edge.supervisor import Child, Report, Supervisor
+from edge.supervisor import Supervisor
 from tests.unit.edge.test_supervisor import Recorder, live, want
 
 
