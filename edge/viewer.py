@@ -6,6 +6,7 @@ its supervisor: streams wanted, states, reports.
 """
 
 import asyncio
+import gc
 import socket
 import sys
 import time
@@ -25,7 +26,6 @@ from edge import child, http
 from edge.around import Around
 from edge.config import Config
 from edge.hub import Hub
-from edge.memory import Collector
 from edge.mirrors import Mirrors
 from edge.moving import KEYFRAME, Mover
 from edge.output import ViewerContext, configured
@@ -38,6 +38,9 @@ SCAN = 0.1
 
 REPORT = 1.0
 """Seconds between two reports to the supervisor."""
+
+GEN2_NEVER = 1_000_000
+"""A full collection with thousands of viewers stops the process for tens of milliseconds."""
 
 
 class ViewerProcess:
@@ -54,7 +57,6 @@ class ViewerProcess:
         self.context = ViewerContext(
             self.mirrors, self.sessions, self.hub, self.mover, settings, config.node.name
         )
-        self.memory = Collector()
         self.on_ready: Callable[[], None] = lambda: None
         self._channel = channel
         self._wake_fd = wake_fd
@@ -158,7 +160,6 @@ class ViewerProcess:
             self.sessions.sweep()
             self.hub.tick(load)
             bypass.sweep()
-            self.memory.tick(load)
             self._counted.update()
             self._want()
             self._channel.send(self._said(load))
@@ -229,8 +230,15 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
     """Serve viewers on inherited sockets until told to stop."""
     listeners = [socket.socket(fileno=fd) for fd in given.listen]
     process = ViewerProcess(config, channel, given.wake[0], listeners)
-    process.on_ready = process.memory.settle
+    process.on_ready = _settle_memory
     await process.run()
+
+
+def _settle_memory() -> None:
+    """Keep the collector away from what lives as long as the process."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(700, 10, GEN2_NEVER)
 
 
 if __name__ == "__main__":
