@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from balancer import ingest, mist
+from balancer import ingest, mist, targets
 from balancer.api import Redirector, routes
 from balancer.cluster import Cluster
 from balancer.config import Config, round_trips, weights
@@ -74,6 +74,7 @@ class Balancer:
         return [
             *http.health_routes(self.missing, metrics.text),
             web.post(admin.RESTART, trust.guard(self._token, "balancer")(admin.restart)),
+            *targets.routes(self._registry, self._token),
             *self.steering.routes(),
             *mist.routes(self._mist),
             *ingest.routes(IngestApi(self.ingest)),
@@ -164,7 +165,8 @@ async def run(config: Config) -> None:
             public=config.node.address,
         )
         stack.callback(beacon.close)
-        await _serve(Balancer(config, registry), registry, listener, beacon, guard)
+        public = config.balancer.public
+        await _serve(Balancer(config, registry), registry, listener, beacon, guard, public)
 
 
 async def _serve(
@@ -173,10 +175,11 @@ async def _serve(
     listener: socket.socket,
     beacon: Gossiper,
     guard: Guard,
+    public: str,
 ) -> None:
     node = balancer.node
     endpoints = {
-        "http": listen.authority(listener),
+        "http": public or listen.authority(listener),
         "gossip": beacon.authority,
         **guard.endpoints,
     }

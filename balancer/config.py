@@ -19,6 +19,9 @@ class BalancerSettings(Settings, frozen=True):
     gossip: str = "127.0.0.1:5572"
     """Where the other balancers hear that this one is there."""
 
+    public: str = ""
+    """``HOST:PORT`` at which others reach this balancer, if it is not the address it listens on."""
+
     bandwidth: float = 1e9
     """Bits a second that a node can send if it does not say so itself."""
 

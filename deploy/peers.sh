@@ -8,6 +8,7 @@ declare -A package=(
   [gst-launch-1.0]=gstreamer1.0-tools [gst-inspect-1.0]=gstreamer1.0-tools
   [promtool]=prometheus [nginx]=nginx-light [consul]=consul
   [ip]=iproute2 [nsenter]=util-linux [gcc]=gcc [openssl]=openssl [systemd-analyze]=systemd
+  [apache2]=apache2 [lighttpd]=lighttpd [haproxy]=haproxy [prometheus]=prometheus
 )
 # One element for each set of GStreamer plug-ins.
 declare -A element=(
@@ -116,7 +117,7 @@ done
 "${apt[@]}" install --quiet --yes --no-install-recommends "${wanted[@]}"
 
 # Nor at the next boot. Who had the package before keeps its service as it was.
-for name in nginx prometheus consul; do
+for name in nginx prometheus consul apache2 lighttpd haproxy; do
   case " ${needed[*]} " in *" $name"*) "${root[@]}" update-rc.d "$name" disable ;; esac
 done
 
