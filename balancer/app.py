@@ -29,6 +29,7 @@ from common.runtime.curve import Guard, guarded
 from common.runtime.logs import Log
 from common.runtime.registries import node_entry, open_registry
 from common.runtime.registry import Registry
+from common.runtime.serving import KEEPALIVE
 from common.wire.gossip import Gossip
 
 REFRESH = 0.5
@@ -38,7 +39,7 @@ WARM = 1.0
 """Seconds that a balancer which starts listens to the gossip before it redirects, at most. A node
 that is silent for longer would not be used anyhow."""
 
-LINGER = http.KEEPALIVE + 1.0
+LINGER = KEEPALIVE + 1.0
 """Seconds that connections may rest before a restart; others answer meanwhile."""
 
 log = Log("balancer")

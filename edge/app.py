@@ -53,6 +53,8 @@ def check(config: Config) -> None:
         ConfigError: If a setting of an output does not fit.
     """
     configured(config.edge.outputs)
+    config.edge.crowd()
+    config.edge.tls.check("edge.tls")
     if restart.checking():  # the code of the children, too
         for module in child.MODULES:
             importlib.import_module(module)
@@ -73,7 +75,10 @@ async def run(config: Config) -> None:
         registry = await stack.enter_async_context(open_registry(config.node))
         count = config.edge.viewer_processes()
         listeners = listen.share(config.edge.http, count, setting="edge.http")
-        for listener in listeners:
+        secure = []
+        if config.edge.tls.certificate:
+            secure = listen.share(config.edge.tls.listen, count, setting="edge.tls.listen")
+        for listener in (*listeners, *secure):
             stack.callback(listener.close)
         admin = listen.bind(config.edge.admin, setting="edge.admin")
         stack.callback(admin.close)
@@ -90,8 +95,10 @@ async def run(config: Config) -> None:
             "control": f"tcp://{listen.announced(control, host)}",
             **guard.endpoints,
         }
+        if secure:
+            endpoints["https"] = listen.authority(secure[0])
         wakes = [wake.create() for _ in range(count)]
-        supervisor = _supervisor(config, listeners, wakes, control)
+        supervisor = _supervisor(config, listeners, secure, wakes, control)
         for viewer in supervisor.viewers:
             stack.callback(os.close, viewer.wake)
         capacity = {
@@ -199,11 +206,16 @@ async def _running(supervisor: Supervisor) -> AsyncIterator[None]:
 
 
 def _supervisor(
-    config: Config, listeners: list[socket.socket], wakes: list[int], control: socket.socket
+    config: Config,
+    listeners: list[socket.socket],
+    secure: list[socket.socket],
+    wakes: list[int],
+    control: socket.socket,
 ) -> Supervisor:
+    plain, tls = _dealt(listeners, len(wakes)), _dealt(secure, len(wakes))
     viewers = [
-        Child(f"viewer{number + 1}", "viewer", child.viewer(config, fd, one), fd)
-        for number, (fd, one) in enumerate(zip(wakes, _dealt(listeners, len(wakes)), strict=True))
+        Child(f"viewer{number + 1}", "viewer", child.viewer(config, fd, *sockets), fd)
+        for number, (fd, *sockets) in enumerate(zip(wakes, plain, tls, strict=True))
     ]
 
     def rung() -> list[int]:
@@ -220,6 +232,8 @@ def _supervisor(
 
 def _dealt(listeners: list[socket.socket], count: int) -> list[list[socket.socket]]:
     """Return the listeners of each viewer process: nobody goes without, and none is left out."""
+    if not listeners:
+        return [[] for _ in range(count)]
     return [
         listeners[number::count] or [listeners[number % len(listeners)]] for number in range(count)
     ]

@@ -27,7 +27,7 @@ from common.errors import ConfigError
 from common.formats.cmaf import part
 from common.media.codec import Codec
 from common.media.track import Track
-from common.runtime import config, listen
+from common.runtime import config, listen, serving
 from common.runtime.tasks import spawn_child, stop_child
 from common.track.record import Record
 from edge import http
@@ -136,7 +136,7 @@ async def writes(size: int, seconds: float) -> float:
     data = bytes(size)
     loop = asyncio.get_running_loop()
     listener = listen.bind("127.0.0.1:0")
-    http.prepare(listener)
+    serving.prepare(listener)
     server = await loop.create_server(Viewer, sock=listener)
     async with peer(listener, "read", VIEWERS):
         await full.wait()

@@ -21,6 +21,7 @@ from common.runtime import metrics
 from common.runtime.control import Channel
 from common.runtime.http import retire
 from common.runtime.logs import Log
+from common.runtime.tls import Certificate
 from common.runtime.wake import Wake
 from edge import child, http
 from edge.around import Around
@@ -47,7 +48,12 @@ class ViewerProcess:
     """Everything of one viewer process but how it was started."""
 
     def __init__(
-        self, config: Config, channel: Channel, wake_fd: int, listeners: Sequence[socket.socket]
+        self,
+        config: Config,
+        channel: Channel,
+        wake_fd: int,
+        listeners: Sequence[socket.socket],
+        secure: Sequence[socket.socket] = (),
     ) -> None:
         settings = config.edge
         self.sessions = Sessions(idle=settings.idle, most=settings.sessions)
@@ -61,6 +67,8 @@ class ViewerProcess:
         self._channel = channel
         self._wake_fd = wake_fd
         self._listeners = listeners
+        self._secure = secure
+        self._certificate = Certificate(settings.tls, "edge.tls") if secure else None
         self._wanted: list[str] = []
         self._counted = _Counted(self.sessions)
         self._cpu = time.process_time()
@@ -79,12 +87,22 @@ class ViewerProcess:
         for output in served.values():
             await output.start()
         wake = Wake(self._wake_fd, self.mirrors.advance)
-        self._runner = await http.serve(app, self._listeners)
+        settings = self.context.settings
+        self._runner = await http.serve(
+            app,
+            self._listeners,
+            self._secure,
+            self._certificate,
+            crowd=settings.crowd(),
+            stall=settings.stall,
+        )
         self.on_ready()
         self._channel.send({"t": "ready"})
         try:
             async with asyncio.TaskGroup() as group:  # a job that fails ends the process
                 jobs = [group.create_task(job()) for job in (self._scan, self._report)]
+                if self._certificate is not None:
+                    jobs.append(group.create_task(self._certificate.follow()))
                 await self._listen()
                 for job in jobs:
                     job.cancel()
@@ -229,7 +247,8 @@ def _observe(protocol: str, seconds: float) -> None:
 async def main(given: child.Inheritance, config: Config, channel: Channel) -> None:
     """Serve viewers on inherited sockets until told to stop."""
     listeners = [socket.socket(fileno=fd) for fd in given.listen]
-    process = ViewerProcess(config, channel, given.wake[0], listeners)
+    secure = [socket.socket(fileno=fd) for fd in given.secure]
+    process = ViewerProcess(config, channel, given.wake[0], listeners, secure)
     process.on_ready = _settle_memory
     await process.run()
 

@@ -1,11 +1,14 @@
 """Changed settings: every single option is taken up or refused, all of a change or nothing."""
 
 import asyncio
+import atexit
 import contextlib
 import importlib
 import json
 import logging
 import os
+import shutil
+import tempfile
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +24,14 @@ from common.runtime.config import Duration, NodeSettings, Size
 from common.runtime.definitions import Definitions
 from common.runtime.loader import ROLES
 from common.runtime.options import Option, options
+from tests.harness import certificates
+
+FILES = Path(tempfile.mkdtemp(prefix="headwater-tls-"))
+atexit.register(shutil.rmtree, FILES)
+PEM = "".join(path.read_text() for path in certificates.make(FILES, "edge"))
+for name in ("one.pem", "other.pem"):
+    (FILES / name).write_text(PEM)
+TLS = {"listen": "127.0.0.1:8443", "certificate": str(FILES / "one.pem")}
 
 OTHER: dict[str, Any] = {
     "node.latitude": 50.0,
@@ -33,6 +44,9 @@ OTHER: dict[str, Any] = {
     "node.bus_security": "none",
     "origin.repair_rate": "40MB",
     "relay.repair_rate": "40MB",
+    "edge.tls.certificate": str(FILES / "other.pem"),
+    "edge.tls.key": str(FILES / "other.pem"),
+    "edge.uncounted": ["192.0.2.0/24"],
 }
 """Values for options of which the type does not tell another good one."""
 
@@ -64,6 +78,9 @@ def settings(schema: type[Any], option: Option | None = None) -> Any:
         tree = {option.key.rpartition(".")[2]: changed(option)}
         for part in reversed(option.key.split(".")[:-1]):
             tree = {part: tree}
+    if "edge" in schema.__annotations__:  # a certificate is good only with all that belongs to it
+        edge = tree.get("edge", {})
+        tree = {**tree, "edge": {**edge, "tls": {**TLS, **edge.get("tls", {})}}}
     # Streams for some nodes alone need an encrypted bus.
     tree = {**tree, "node": {"bus_security": "curve", **tree.get("node", {})}}
     return loader.build(schema, tree)
