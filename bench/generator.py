@@ -40,7 +40,7 @@ def program(name: str) -> Path:
     """
     if shutil.which("gcc") is None:
         raise RuntimeError("the benchmarks need gcc and libssl-dev: install them with `make peers`")
-    source = (SOURCES / f"{name}.c", SOURCES / "common.h")
+    source = [SOURCES / f"{name}.c", *sorted(SOURCES.glob("*.h"))]
     version = hashlib.sha256(b"".join(path.read_bytes() for path in source)).hexdigest()[:16]
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     target = Path(base) / "headwater-bench" / f"{name}-{version}"

@@ -31,10 +31,11 @@ def own_network() -> None:
     spec = sys.modules["__main__"].__spec__
     assert spec is not None
     module = spec.name.removesuffix(".__main__")
+    # A network that is not the machine's first cannot set its default, but each route can.
+    route = "dev lo table local proto kernel scope host src 127.0.0.1 congctl cubic"
     commands = (
-        "ip link set lo up && "
-        "ip route change local 127.0.0.0/8 dev lo table local proto kernel scope host "
-        'src 127.0.0.1 congctl cubic 2>/dev/null || true; exec "$@"'
+        f"ip link set lo up && ip route change local 127.0.0.0/8 {route} && "
+        f'ip route change local 127.0.0.1 {route} && exec "$@"'
     )
     os.environ[_INSIDE] = "1"
     inside = ["sh", "-c", commands, "sh", sys.executable, "-m", module, *sys.argv[1:]]

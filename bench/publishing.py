@@ -24,7 +24,7 @@ RATE = 500 / 60
 """Streams that start, and stop, each second."""
 
 LIVES = 2.0
-SETTLE = 30.0
+SETTLE = 40.0
 
 
 def publishers(seconds: float, counts: tuple[int, ...] = (1, 10, 100)) -> Iterator[Row]:
@@ -167,7 +167,7 @@ def _settled(node: Node, start: dict[str, int]) -> dict[str, int]:
 
 def churn(seconds: float) -> Iterator[Row]:
     """Yield what is left behind when hundreds of streams have started and stopped."""
-    with rig(window="6s", edge={"linger": '"2s"'}) as running:
+    with rig(window="6s", edge={"linger": '"10s"'}) as running:
         nodes = {"origin": running.origin, "edge": running.edge}
         # What is loaded and grows with the first streams stays as it is.
         first = asyncio.run(_churn(running, min(30.0, seconds / 3), 0))

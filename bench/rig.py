@@ -49,9 +49,12 @@ class Rig:
         """The process that serves viewers."""
         return self.edge.child("edge.viewer")
 
-    def publish(self, *wanted: str) -> "subprocess.Popen[bytes]":
-        """Start publishers of ``NAME,FPS,KBITS[,SECONDS]``; ``live+NAME?slot=S`` names a slot."""
-        target = self.origin.endpoints["rtmp"].removeprefix("rtmp://")
+    def publish(self, *wanted: str, to: str = "") -> "subprocess.Popen[bytes]":
+        """Start publishers of ``NAME,FPS,KBITS[,SECONDS]``; ``live+NAME?slot=S`` names a slot.
+
+        They push to the origin, or to another RTMP server at ``to``.
+        """
+        target = to or self.origin.endpoints["rtmp"].removeprefix("rtmp://")
         words = [f"{one.replace('live', self.site.KEY, 1)}" for one in wanted]
         command = [sys.executable, "-m", "bench.publishers", target, *words]
         return self._stack.enter_context(machine.running(command))

@@ -22,6 +22,7 @@ PATH="$PATH:/usr/sbin:/sbin"
 missing() {
   local name
   [ -e /usr/include/openssl/ssl.h ] || echo libssl-dev
+  [ -e /usr/lib/nginx/modules/ngx_rtmp_module.so ] || echo libnginx-mod-rtmp
   echo '#include <stdio.h>' | gcc -E - >/dev/null 2>&1 || echo libc6-dev
   for name in "${!package[@]}"; do
     command -v "$name" >/dev/null || echo "${package[$name]}"

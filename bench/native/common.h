@@ -50,6 +50,8 @@ static inline void many_descriptors(void) {
 
 static inline void nonblocking(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
 
+static inline void blocking(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK); }
+
 // Said explicitly: what a peer's library sets by default differs, and so would the figures.
 static inline void no_delay(int fd) {
   int one = 1;

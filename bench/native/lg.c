@@ -5,7 +5,8 @@
 //   get      each connection asks for one path after the other, the next when the last has come
 //   park     LL-HLS viewers of the playlist PATH: a blocking reload after the other; -parts: each
 //            also gets every part. Latency: from the mark at the end of a part to its playlist
-//   stream   long-lived viewers of PATH, -ws over WebSocket; -probes of them look for the marks
+//   stream   long-lived viewers of PATH, -ws over WebSocket, -rtmp of /APP/STREAM; -probes of them
+//            look for the marks
 //
 // Bodies are thrown away inside the kernel (MSG_TRUNC), so that one core can load another one. What
 // the servers' processes used of the CPU (schedstat) and of memory is taken at the edges of the
@@ -14,6 +15,8 @@
 
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+
+#include "rtmp.h"
 
 enum { MAX_PATHS = 512, MAX_PIDS = 64, HEAD = 2048, BODY = 65536, JUNK = 1 << 20 };
 enum mode { GET, PARK, STREAM };
@@ -33,7 +36,7 @@ typedef struct {
 } conn;
 
 static enum mode mode;
-static int port, connections = 50, probes = 16, sweep_ms = 50, use_ws, use_tls, all_parts;
+static int port, connections = 50, probes = 16, sweep_ms = 50, use_ws, use_rtmp, use_tls, all_parts;
 static double seconds = 3, warmup = 1;
 static const char *paths[MAX_PATHS];
 static int path_count, pids[MAX_PIDS], pid_count;
@@ -359,7 +362,13 @@ static void begin(void) {
                     : "");
     dial(c);
     if (mode != STREAM || c->probe) watch(c);
-    ask(c, paths[c->path]);
+    if (use_rtmp) {
+      blocking(c->fd);
+      rtmp_play(c->fd, port, paths[0]);
+      nonblocking(c->fd);
+    } else {
+      ask(c, paths[c->path]);
+    }
     if (mode != GET && i % 50 == 49) usleep(20000);  // a crowd, not a flood
   }
 }
@@ -419,6 +428,7 @@ static void read_arguments(int count, char **words) {
     const char *word = words[i], *value = i + 1 < count ? words[i + 1] : "";
     if (word[0] != '-') paths[path_count < MAX_PATHS ? path_count++ : 0] = word;
     else if (!strcmp(word, "-ws")) use_ws = 1;
+    else if (!strcmp(word, "-rtmp")) use_rtmp = 1;
     else if (!strcmp(word, "-tls")) use_tls = 1;
     else if (!strcmp(word, "-parts")) all_parts = 1;
     else if (!strcmp(word, "-P")) port = atoi(value), i++;
