@@ -125,7 +125,7 @@ def _line(way: Way, idle: float) -> str:
     many = [accepted(lambda: whole(way.watch(VIEWERS, SECONDS), rate)) for _ in range(REPETITIONS)]
 
     def middle(loads: list[Load], name: str) -> float:
-        return statistics.median(one.raw[name] for one in loads)
+        return float(statistics.median(one.raw[name] for one in loads))
 
     memory = max((one.memory_kb[1] - one.memory_kb[0]) / VIEWERS for one in many)
     cost = statistics.median(one.us_per_viewer for one in many)

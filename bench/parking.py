@@ -44,8 +44,8 @@ def _pair(running: Rig, viewers: int, seconds: float, *words: str) -> tuple[Load
     return theirs, ours
 
 
-def measure(repetitions: int, seconds: float, viewers: int = PARKED) -> Iterator[Row]:
-    """Yield the rows of wake-ups and of viewers per core."""
+def wakes(repetitions: int, seconds: float, viewers: int = PARKED) -> Iterator[Row]:
+    """Yield the row of wake-ups."""
     with rig(STREAM, *OTHERS) as running:
         pairs = [_pair(running, viewers, seconds) for _ in range(repetitions)]
         theirs, ours = sorted(pairs, key=lambda pair: pair[1].raw["p99_ms"])[len(pairs) // 2]
@@ -57,9 +57,14 @@ def measure(repetitions: int, seconds: float, viewers: int = PARKED) -> Iterator
             reference=f"C {theirs.raw['p99_ms']:.1f} ms",
             note=f"p50 {ours.raw['p50_ms']:.1f}, p99 {ours.raw['p99_ms']:.1f} ms after the push",
         )
-        watching = [_pair(running, viewers // 2, seconds, "-parts") for _ in range(repetitions)]
-        costs = [ours.us_per_viewer for _, ours in watching]
-        theirs, ours = sorted(watching, key=lambda pair: pair[1].us_per_viewer)[len(watching) // 2]
+
+
+def watching(repetitions: int, seconds: float, viewers: int) -> Iterator[Row]:
+    """Yield the row of viewers per core who get every part."""
+    with rig(STREAM, *OTHERS) as running:
+        pairs = [_pair(running, viewers, seconds, "-parts") for _ in range(repetitions)]
+        costs = [ours.us_per_viewer for _, ours in pairs]
+        theirs, ours = sorted(pairs, key=lambda pair: pair[1].us_per_viewer)[len(pairs) // 2]
         yield median(
             "LL-HLS viewers per core, reckoned",
             [1e6 / cost for cost in costs],
@@ -67,13 +72,13 @@ def measure(repetitions: int, seconds: float, viewers: int = PARKED) -> Iterator
             CORE,
             least=True,
             reference=f"C {1e6 / theirs.us_per_viewer:.0f} viewers",
-            note=f"{ours.us_per_viewer:.0f} us a viewer and second, from {viewers // 2} viewers "
+            note=f"{ours.us_per_viewer:.0f} us a viewer and second, from {viewers} viewers "
             f"who get every part; woken p99 {ours.raw['p99_ms']:.0f} ms",
         )
 
 
-def memory(viewers: int) -> Iterator[Row]:
-    """Yield how much memory of its own the edge needs for each viewer."""
+def memory(viewers: int, *only: str) -> Iterator[Row]:
+    """Yield how much memory of its own the edge needs for each viewer, of some kinds or of all."""
     kinds = {
         "HLS": ("park", 8, "/cmaf/live+park/{}.m3u8", ()),
         "progressive": ("stream", 20, "/live+park.mp4", ()),
@@ -81,6 +86,8 @@ def memory(viewers: int) -> Iterator[Row]:
     }
     with rig(f"live+park,{FPS},500", window="6s", edge={"cache": '"4MiB"'}) as running:
         for name, (mode, target, path, words) in kinds.items():
+            if only and name not in only:
+                continue
             at = tracks(running, "live+park")[0] if mode == "park" else path
             # What the first viewers make the process load is not theirs.
             load(mode, running.port, "-c", "100", *words, at, pids=running.pids, seconds=3)
