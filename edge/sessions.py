@@ -102,6 +102,8 @@ class Sessions:
 
         self._carried: Counter[str] = Counter()
         self.observe: Callable[[str, float], None] = lambda protocol, seconds: None
+        self.ended: Callable[[dict[str, object]], None] = lambda visit: None
+        """Called with the totals of each visit that has ended."""
         self._numbers = itertools.count(1)
         self._all: dict[int, Session] = {}
         self._visits: dict[tuple[str, str, str, str], Session] = {}
@@ -216,8 +218,22 @@ class Sessions:
         key = (session.peer, session.agent, session.stream, session.protocol)
         if self._visits.get(key) is session:
             del self._visits[key]
-        told = {"reason": reason, "bytes": session.bytes, "dropped": session.dropped}
-        log.info("session closed", extra=_fields(session) | told)
+        seconds = round(self.clock() - session.opened, 3)
+        told = {"reason": reason, "seconds": seconds, "bytes": session.bytes}
+        log.info("session closed", extra=_fields(session) | told | {"dropped": session.dropped})
+        self.ended(
+            {
+                "session": session.number,
+                "stream": session.stream,
+                "protocol": session.protocol,
+                "peer": session.peer,
+                "agent": session.agent,
+                "seconds": seconds,
+                "bytes": session.bytes,
+                "dropped_frames": session.dropped,
+                "reason": reason,
+            }
+        )
 
     def sweep(self) -> None:
         """End the visits that have been silent for too long."""

@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from common.runtime import metrics
+from common.runtime.accesslog import AccessLog
 from common.runtime.control import Channel
 from common.runtime.http import retire
 from common.runtime.logs import Log
@@ -63,6 +64,8 @@ class ViewerProcess:
         self.context = ViewerContext(
             self.mirrors, self.sessions, self.hub, self.mover, settings, config.node.name
         )
+        if config.log.access:
+            self.sessions.ended = AccessLog(config.log.access, config.node.name).write
         self.on_ready: Callable[[], None] = lambda: None
         self._channel = channel
         self._wake_fd = wake_fd

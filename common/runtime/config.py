@@ -106,8 +106,13 @@ class LogSettings(Settings, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least important events to show."""
 
-    style: Literal["text", "json"] = "text"
-    """One line of words, or one JSON object a line."""
+    style: Literal["auto", "text", "json", "journal"] = "auto"
+    """A line of words, a JSON object a line, or fields for journald. ``auto``: words on a terminal,
+    fields under systemd, else JSON."""
+
+    access: str = ""
+    """File to which an edge appends one JSON line for each viewer's visit that has ended; none if
+    not set. ``docs/reference/logs.md`` has the format."""
 
 
 class StreamSettings(Settings, frozen=True):
