@@ -1,11 +1,12 @@
 """What serving costs: the figures that ``headwater size`` reckons with, each with its source.
 
-CPU is microseconds of one core of an AMD EPYC "Genoa" at 2.6 GHz. ``headwater bench`` measures the
-first ones anew on another machine; :func:`read` takes what it wrote.
+CPU is microseconds of one core of an AMD EPYC "Genoa" at 2.6 GHz, otherwise idle. On another
+machine ``headwater bench`` measures a few loops, and :func:`read` scales the first figures by what
+these loops take there and here (``LOOPS``).
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -17,16 +18,16 @@ from common.errors import ConfigError
 class Figures:
     """Costs of one machine; CPU in microseconds of a core, memory in bytes."""
 
-    write: float = 8.3
+    write: float = 16.8
     """CPU of one write to the socket of one viewer, apart from its bytes."""
 
-    megabit: float = 8.6
+    megabit: float = 17.3
     """CPU of sending a megabit to a viewer in such writes."""
 
-    request: float = 85.0
+    request: float = 13.0
     """CPU of one request for a playlist, part or segment, apart from the bytes of the answer."""
 
-    megabit_answered: float = 13.8
+    megabit_answered: float = 32.0
     """CPU of sending a megabit as the answer to a request."""
 
     megabit_packaged: float = 75.0
@@ -61,13 +62,12 @@ class Figures:
 
 
 SOURCES = {
-    "write": "send loop of a viewer process, 30 writes a second of 4 Mbit/s; `headwater bench`",
-    "megabit": "likewise",
-    "request": "answers of the edge's HTTP server from memory, keep-alive; `headwater bench` "
-    "said 157 where other work made a write cost 16.3 instead of 8.3; so scaled",
-    "megabit_answered": "answers of 1 kB to 1 MB; `headwater bench`",
-    "megabit_packaged": "parts of a stream of 4 Mbit/s, with their tags; `headwater bench` said "
-    "144, scaled likewise",
+    "write": "docs/performance.md: a viewer takes 2.6 times the CPU of a loop in C, which takes "
+    "220 us a second for 4 Mbit/s and 30 writes",
+    "megabit": "likewise; a bare loop of asyncio splits its time in this proportion",
+    "request": "docs/performance.md: 83 % of the requests per CPU of nginx, which takes 11 us",
+    "megabit_answered": "likewise: 54 % of nginx's 12.7 us for 40 kB, 43 % of its 120 us for 1 MB",
+    "megabit_packaged": "parts of a stream of 4 Mbit/s, with their tags: `headwater bench`",
     "record": "4 Mbit/s and AAC over TCP on loopback: 50 to 80 us at the edge, 68 to 100 at the "
     "origin",
     "tls_write": "difference of TLS 1.3, AES-GCM, to plain TCP in the same loop",
@@ -84,8 +84,16 @@ SOURCES = {
 IN_FLIGHT = 0.1
 """Seconds of media that are on their way to a viewer and wait for an acknowledgement."""
 
-MEASURED = ("write", "megabit", "request", "megabit_answered", "megabit_packaged")
-"""The figures that ``headwater bench`` measures."""
+LOOPS = {
+    "write": 8.3,
+    "megabit": 8.6,
+    "request": 85.0,
+    "megabit_answered": 13.8,
+    "megabit_packaged": 75.0,
+}
+"""What the loops of ``headwater bench`` take on the machine of the figures: bare writes, answers of
+aiohttp from memory, parts with their tags. The last three are scaled from a run in which other work
+made everything twice as dear."""
 
 
 def read(text: str | bytes) -> Figures:
@@ -96,21 +104,22 @@ def read(text: str | bytes) -> Figures:
     """
     try:
         tree = msgspec.json.decode(text)
-        return build(tree["figures"])
+        return scaled(tree["figures"])
     except (msgspec.DecodeError, KeyError, TypeError) as error:
         raise ConfigError("figures", "not a file that headwater bench wrote") from error
 
 
-def build(given: dict[str, Any]) -> Figures:
-    """Return the figures with some of them changed.
+def scaled(measured: dict[str, Any]) -> Figures:
+    """Return the figures of a machine on which the loops take what was measured.
 
     Raises:
         ConfigError: If one is unknown or no positive number.
     """
-    known = {field.name for field in fields(Figures)}
-    for name, value in given.items():
-        if name not in known:
+    for name, value in measured.items():
+        if name not in LOOPS:
             raise ConfigError(f"figures.{name}", "no such figure")
         if not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ConfigError(f"figures.{name}", "must be a number above 0")
-    return replace(Figures(), **{name: float(value) for name, value in given.items()})
+    here = Figures()
+    times = {name: value / LOOPS[name] for name, value in measured.items()}
+    return replace(here, **{name: getattr(here, name) * by for name, by in times.items()})

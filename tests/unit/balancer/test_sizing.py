@@ -189,14 +189,15 @@ def test_the_advice_speaks_of_the_defaults_that_are() -> None:
 
 def test_every_figure_has_its_source() -> None:
     assert set(figures.SOURCES) == set(Figures.__dataclass_fields__)
-    assert set(figures.MEASURED) <= set(figures.SOURCES)
+    assert set(figures.LOOPS) <= set(figures.SOURCES)
 
 
-def test_a_calibration_replaces_some_figures(tmp_path: Path) -> None:
+def test_a_machine_on_which_a_loop_takes_twice_as_long_has_half_the_viewers(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    file.write_text(json.dumps({"figures": {"write": 4.0}}))
+    file.write_text(json.dumps({"figures": {"write": 2 * figures.LOOPS["write"]}}))
     costs, calibrated = load(file)
-    assert (costs.write, costs.megabit, calibrated) == (4.0, Figures().megabit, True)
+    assert costs.write == pytest.approx(2 * Figures().write)
+    assert (costs.megabit, calibrated) == (Figures().megabit, True)
 
 
 @pytest.mark.parametrize(
