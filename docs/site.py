@@ -21,6 +21,7 @@ CHAPTERS = (
     ("How to", "how-to"),
     ("Reference", "reference"),
     ("Explanation", "explanation"),
+    ("Runbooks", "runbooks"),
     ("Decisions", "adr"),
 )
 """What the navigation shows, after Diátaxis; pages in the root are references."""
@@ -103,7 +104,7 @@ def menu(texts: dict[str, str], here: str, root: str) -> str:
         if folder == "reference":
             inside += [path for path in texts if "/" not in path and path != "index.md"]
         links = "".join(_link(path, title_of(texts[path]), here, root) for path in inside)
-        shown = " open" if here in inside or folder != "adr" else ""
+        shown = " open" if here in inside or folder not in ("adr", "runbooks") else ""
         found.append(f"<details{shown}><summary>{name}</summary>{links}</details>")
     return "".join(found)
 
