@@ -7,7 +7,6 @@ import email.utils
 import os
 import resource
 import shutil
-import ssl
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import Any
 
 import aiohttp
 
-from common.errors import HeadwaterError, ListenError
+from common.errors import FormatError, HeadwaterError, ListenError
 from common.runtime import doctor, listen, ready
 from common.runtime.doctor import Finding, Reach, Space
 from common.runtime.registries import open_registry
 from common.runtime.registry import NodeEntry
+from common.runtime.tls import expiry
 
 TIMEOUT = 2.0
 """Seconds that an address may take to answer."""
@@ -181,10 +181,8 @@ def _inner(role: str, settings: Any) -> Iterable[tuple[str, Any]]:
 def ends(path: Path) -> float | None:
     """Return when the certificate in a file ends, None if there is none to read."""
     try:
-        # Python reads certificates only of live connections; this is how it tests itself.
-        told = ssl._ssl._test_decode_cert(str(path))  # type: ignore[attr-defined]
-        return float(ssl.cert_time_to_seconds(told["notAfter"]))
-    except (OSError, KeyError, ValueError):
+        return expiry(path.read_text("ascii", "replace"))
+    except (OSError, FormatError):
         return None
 
 
