@@ -78,6 +78,12 @@ class Connection(serving.Connection):
         self.waited = waited
         self._feed(self._bypass.leave(self))
 
+    def _process_keepalive(self) -> None:
+        """Close the connection if it has been idle; one that still takes an answer is not."""
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.rest(self._loop.time())
+        super()._process_keepalive()
+
     def rest(self, since: float) -> None:
         """Take note that the connection is idle from then on, for aiohttp's keep-alive timer."""
         self._next_keepalive_close_time = since + self._keepalive_timeout

@@ -6,7 +6,6 @@ its supervisor: streams wanted, states, reports.
 """
 
 import asyncio
-import gc
 import socket
 import sys
 import time
@@ -28,6 +27,7 @@ from edge import child, http
 from edge.around import Around
 from edge.config import Config
 from edge.hub import Hub
+from edge.memory import Collector
 from edge.mirrors import Mirrors
 from edge.moving import KEYFRAME, Mover
 from edge.output import ViewerContext, configured
@@ -40,9 +40,6 @@ SCAN = 0.1
 
 REPORT = 1.0
 """Seconds between two reports to the supervisor."""
-
-GEN2_NEVER = 1_000_000
-"""A full collection with thousands of viewers stops the process for tens of milliseconds."""
 
 
 class ViewerProcess:
@@ -66,6 +63,7 @@ class ViewerProcess:
         )
         if config.log.access:
             self.sessions.ended = AccessLog(config.log.access, config.node.name).write
+        self.memory = Collector()
         self.on_ready: Callable[[], None] = lambda: None
         self._channel = channel
         self._wake_fd = wake_fd
@@ -181,6 +179,7 @@ class ViewerProcess:
             self.sessions.sweep()
             self.hub.tick(load)
             bypass.sweep()
+            self.memory.tick(load)
             self._counted.update()
             self._want()
             self._channel.send(self._said(load))
@@ -252,15 +251,8 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
     listeners = [socket.socket(fileno=fd) for fd in given.listen]
     secure = [socket.socket(fileno=fd) for fd in given.secure]
     process = ViewerProcess(config, channel, given.wake[0], listeners, secure)
-    process.on_ready = _settle_memory
+    process.on_ready = process.memory.settle
     await process.run()
-
-
-def _settle_memory() -> None:
-    """Keep the collector away from what lives as long as the process."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(700, 10, GEN2_NEVER)
 
 
 if __name__ == "__main__":

@@ -369,6 +369,18 @@ async def test_connections_that_only_take_the_short_way_are_closed_when_idle(
     assert loop.time() - began < 0.3
 
 
+async def test_a_viewer_who_takes_an_answer_slowly_is_not_idle(node: Node) -> None:
+    line = await node.known()
+    line.transport.blocked = True
+    await line.feed(ORDINARY["segment"])
+    for waiting in (True, False):
+        line.connection._next_keepalive_close_time = 0.0
+        line.connection._process_keepalive()
+        assert line.transport.closing != waiting
+        line.transport.drain()
+    assert b"200 OK" in line.taken
+
+
 async def test_a_connection_that_has_not_taken_its_last_answer_gets_no_more(node: Node) -> None:
     line = await node.known()
     line.connection.pause_writing()
