@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import ipaddress
+import os
 import resource
 import socket
 from collections import Counter
@@ -26,6 +27,10 @@ limited = Limited(log)
 
 RESERVED_FILES = 1024
 """Descriptors kept for pages and everything that is no client's connection."""
+
+SPARE_FILES = 16
+"""Descriptors that no connection gets, whatever the limit has become since the start: without one
+for a new page or a metric, the process would end."""
 
 TURN = 64
 """Connections accepted before others in the event loop have their turn."""
@@ -48,8 +53,12 @@ Factory = Callable[["Visit"], asyncio.BaseProtocol]
 
 def most_connections() -> int:
     """Return how many connections the file descriptors of this process allow."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = _files()
     return max(soft - RESERVED_FILES, soft // 2)
+
+
+def _files() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def networks(texts: Iterable[str], setting: str) -> Networks:
@@ -184,6 +193,10 @@ class Door:
                 if error.errno not in SCARCE:
                     raise
                 self._rest(error)
+                return
+            if connection.fileno() >= _files() - SPARE_FILES:  # the lowest that is free is taken
+                connection.close()
+                self._rest(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
                 return
             visit = self._crowd.enter(str(address[0]))
             if visit is None:

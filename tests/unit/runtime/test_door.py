@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import resource
 import socket
 from collections.abc import Iterator
 
@@ -116,6 +117,20 @@ async def test_without_descriptors_the_door_rests_and_goes_on(
             await asyncio.sleep(0.005)
     assert refused("files") == before + 3
     assert scarce.asked <= 5, "one try each time, not one for each place in the backlog"
+    writer.close()
+    made.close()
+
+
+async def test_the_last_descriptors_are_not_for_connections(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "SPARE_FILES", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    crowd, before = Crowd(10), refused("files")
+    made = Door(listener, Guest, crowd)
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    assert (crowd.here, refused("files")) == (0, before + 1)
     writer.close()
     made.close()
 
