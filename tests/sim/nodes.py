@@ -152,10 +152,11 @@ class RelayHost(Host):
     role = "relay"
     upstream: tuple[str, ...] = ()
     paths = 1
+    repair = 3.0
 
     async def _start(self) -> None:
         ports = dict.fromkeys(("bus", "control", "admin"), "127.0.0.1:0")
-        more = {"upstream": list(self.upstream), "paths": self.paths}
+        more = {"upstream": list(self.upstream), "paths": self.paths, "repair": self.repair}
         config = build(Config, {"node": {"name": self.name}, "relay": {**ports, **more}})
         place = Place(self.name, "relay", "", self.upstream)
         finder = Finder(self.view, place, self.network.loop.time)

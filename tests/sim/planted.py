@@ -36,7 +36,9 @@ class Planted(NamedTuple):
         usual = plan(seed)
         if not self.fault:
             return usual
-        return replace(usual, kind=self.kind or usual.kind, faults=((3.0 + seed / 7, self.fault),))
+        repair = 0.6 if self.fault == "deaf" else usual.repair
+        faults = ((3.0 + seed / 7, self.fault),)
+        return replace(usual, kind=self.kind or usual.kind, repair=repair, faults=faults)
 
 
 PLANTED: dict[str, Planted] = {}

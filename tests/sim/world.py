@@ -104,7 +104,7 @@ class World:
         self.relays = [self._host(RelayHost, f"relay{n}") for n in range(1, what.relays + 1)]
         self.edges = [self._host(EdgeHost, f"edge{n}") for n in range(1, what.edges + 1)]
         for relay in self.relays:
-            relay.paths = 1
+            relay.repair = what.repair * 0.8  # less than the edges, as its setting says
         for edge in self.edges:
             edge.paths, edge.repair = what.paths, what.repair
         loop.set_exception_handler(self._failed)
@@ -326,6 +326,15 @@ class World:
             self.ledger.problem(f"a timer is left: {what}")
 
 
+def _cancel_all(loop: VirtualLoop) -> None:
+    """End what a simulation that was broken off has left."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+
+
 def simulate(
     seed: int, *, trace: Callable[[str], None] | None = None, what: Plan | None = None
 ) -> Outcome:
@@ -350,6 +359,7 @@ def simulate(
                 raise
             world.ledger.problem(f"{type(error).__name__}: {error}")
         finally:
+            _cancel_all(loop)
             asyncio.set_event_loop(None)
             loop.close()
             del world.origins, world.relays, world.edges
