@@ -1,9 +1,10 @@
-"""TLS over a selector event loop's sockets, in a sixth of the memory that asyncio takes for it.
+"""TLS on asyncio and on uvloop, in a sixth of the memory that they take for it, or less.
 
-asyncio gives each TLS connection a read buffer of 256 kB, and encrypts all that is written to it at
-once into a buffer of OpenSSL's that never gets smaller: after a segment of 1 MB a connection that
-rests holds 1.3 MB. Here all connections read into one buffer, and what is written stays shared
-plaintext until the socket takes it; it is encrypted in pieces.
+asyncio gives each TLS connection a read buffer of 256 kB, and both encrypt all that is written to
+one at once into a buffer of OpenSSL's that never gets smaller: a connection that rests after a
+segment of 1 MB holds 1.3 MB, with uvloop 0.5 MB after one of 230 kB. Here all connections read into
+one buffer, and what is written stays shared plaintext until the socket takes it; it is encrypted in
+pieces.
 
 Uses what is not public in :mod:`asyncio.sslproto`; a test says so if a version of Python differs.
 """
@@ -89,15 +90,6 @@ async def accept(
     Raises:
         OSError: If the handshake fails (``ssl.SSLError`` is one) or takes too long.
     """
-    if not isinstance(loop, asyncio.SelectorEventLoop):  # uvloop is lean by itself
-        await loop.connect_accepted_socket(
-            lambda: app,
-            sock,
-            ssl=context,
-            ssl_handshake_timeout=handshake,
-            ssl_shutdown_timeout=shutdown,
-        )
-        return
     shaken = loop.create_future()
     protocol = LeanProtocol(
         loop,
