@@ -41,7 +41,7 @@ _TARGET = re.compile(
     r"/cmaf/(?P<stream>[A-Za-z0-9._~+=@-]+)/(?P<track>[0-9]{1,9})"
     r"(?:\.m3u8(?:\?(?P<query>[A-Za-z0-9_=&]+))?"
     r"|/(?P<epoch>[0-9]{1,20})\.(?P<packaging>[0-9]{1,5})/"
-    r"(?P<kind>init-|s|p)(?P<number>[0-9]{1,9})\.(?P<suffix>mp4|m4s))",
+    r"(?P<kind>init-|s|p)(?P<number>[0-9]{1,15})\.(?P<suffix>mp4|m4s))",
     re.ASCII,
 )
 _KINDS = {("init-", "mp4"): "init", ("s", "m4s"): "segment", ("p", "m4s"): "part"}

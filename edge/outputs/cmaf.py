@@ -42,7 +42,8 @@ CATCH_UP = 2.0
 """Seconds that a first viewer waits for an edge to know the whole window, once it could play."""
 
 OBJECT_PATH = r"/cmaf/{stream}/{track:[0-9]{1,9}}/{epoch:[0-9]{1,20}}.{packaging:[0-9]{1,5}}/"
-NUMBER = "{number:[0-9]{1,9}}"
+NUMBER = "{number:[0-9]{1,15}}"
+"""Consul counts segments of a new stream from the Unix time: ten digits, and more to come."""
 
 MISSING = {"Cache-Control": "public, max-age=1", **CORS}
 
