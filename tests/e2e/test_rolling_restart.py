@@ -114,6 +114,7 @@ def gaps(edge: Node) -> list[float]:
     return [float(one) for one in re.findall(r"worker changed seconds=(\S+)", edge.log.read_text())]
 
 
+@pytest.mark.long
 async def test_no_request_fails_while_every_node_restarts(running: Site) -> None:
     edges = [running.nodes[name] for name in EDGES]
     balancer = running.nodes["balancer"]
