@@ -2,10 +2,9 @@
 
 A child gets what it needs in the environment variable ``HEADWATER_CHILD``, a JSON object:
 ``control`` is the descriptor of its end of the channel, ``wake`` those of eventfds (the worker
-rings them all, a viewer process waits for its own), ``listen`` those of listening sockets,
-``secure`` those for TLS, and ``settings`` the sections ``node``, ``log`` and ``edge`` of the
-configuration, and of its streams what bounds their pages, whence they come, and which siblings may
-have them.
+rings them all, a viewer process waits for its own), ``listen`` those of listening sockets, and
+``settings`` the sections ``node``, ``log`` and ``edge`` of the configuration, and of its streams
+what bounds their pages, whence they come, and which siblings may have them.
 """
 
 import asyncio
@@ -42,13 +41,6 @@ class Inheritance(msgspec.Struct, frozen=True):
     waits: bool = False
     """Another process does this one's work until the supervisor says ``go``."""
 
-    secure: list[int] = []
-
-    @property
-    def fds(self) -> list[int]:
-        """All of them."""
-        return [self.control, *self.wake, *self.listen, *self.secure]
-
     def config(self) -> Config:
         """Return the settings as the supervisor has them.
 
@@ -79,19 +71,10 @@ def worker(
     return _spawner("edge.worker", config, wakes, [control.fileno()], waits)
 
 
-def viewer(
-    config: Config,
-    wake: int,
-    listeners: Sequence[socket.socket],
-    secure: Sequence[socket.socket] = (),
-) -> Spawn:
-    """Return how to start a viewer process, which ``wake`` wakes, on ``listeners``.
-
-    On those that are ``secure`` it serves over TLS.
-    """
+def viewer(config: Config, wake: int, listeners: Sequence[socket.socket]) -> Spawn:
+    """Return how to start a viewer process, which ``wake`` wakes, on ``listeners``."""
     listen = [listener.fileno() for listener in listeners]
-    tls = [listener.fileno() for listener in secure]
-    return _spawner("edge.viewer", config, lambda: [wake], listen, secure=tls)
+    return _spawner("edge.viewer", config, lambda: [wake], listen)
 
 
 def _spawner(
@@ -100,7 +83,6 @@ def _spawner(
     wakes: Callable[[], list[int]],
     listen: Sequence[int],
     waits: Callable[[], bool] = lambda: False,
-    secure: Sequence[int] = (),
 ) -> Spawn:
     # A stream's key is no business of a child's, and the environment can be read in /proc.
     settings = loader.dump(config)
@@ -110,12 +92,10 @@ def _spawner(
     }
 
     async def spawn(control: socket.socket) -> Process:
-        given = Inheritance(
-            control.fileno(), wakes(), list(listen), settings, waits(), list(secure)
-        )
+        given = Inheritance(control.fileno(), wakes(), list(listen), settings, waits())
         return await spawn_child(
             [sys.executable, "-m", module],
-            pass_fds=given.fds,
+            pass_fds=[given.control, *given.wake, *given.listen],
             environment={VARIABLE: msgspec.json.encode(given).decode()},
         )
 
@@ -136,12 +116,11 @@ def inheritance(environ: Mapping[str, str] = os.environ) -> Inheritance:
         ) from error
 
 
-def run(main: Main, *, fast: bool = False) -> int:
+def run(main: Main) -> int:
     """Be a child: set up logs and signals, run ``main``, return the exit code.
 
-    ``fast``: on uvloop, if it is installed and the settings do not forbid it. SIGTERM and SIGINT
-    cancel ``main``, which ends by itself when its channel does: a child never outlives its
-    supervisor.
+    SIGTERM and SIGINT cancel ``main``, which ends by itself when its channel does: a child never
+    outlives its supervisor.
     """
     try:
         given = inheritance()
@@ -150,25 +129,14 @@ def run(main: Main, *, fast: bool = False) -> int:
         sys.stderr.write(f"headwater: {error}\n")
         return 2
     logs.configure(config.log.level, config.log.style)
-    for fd in given.fds:
+    for fd in (given.control, *given.wake, *given.listen):
         os.set_inheritable(fd, False)
-    loops = fast_loop() if fast and config.edge.uvloop else None
     try:
-        with asyncio.Runner(loop_factory=loops) as runner:
-            runner.run(run_until_signalled(_run(main, given, config)))
+        asyncio.run(run_until_signalled(_run(main, given, config)))
     except HeadwaterError as error:
         logs.Log("edge.child").error("child failed", extra={"error": str(error)})
         return FAILED
     return 0
-
-
-def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes an event loop of uvloop; None if that is not installed."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return None
-    return uvloop.new_event_loop
 
 
 async def turn(given: Inheritance, channel: Channel) -> bool:

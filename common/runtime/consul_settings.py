@@ -20,8 +20,7 @@ class ConsulSettings(Settings, frozen=True):
     """ACL token. Better in ``token_file``, or in the environment."""
 
     token_file: str = ""
-    """File that holds the ACL token. Default: the credential ``consul.token`` if systemd has passed
-    one (``LoadCredential`` of the unit)."""
+    """File that holds the ACL token."""
 
     ca: str = ""
     """PEM file of the authority that signed the agent's certificate; the system's if not set."""
@@ -63,21 +62,9 @@ class ConsulSettings(Settings, frozen=True):
         Raises:
             ConfigError: If its file cannot be read.
         """
-        given = self.token or os.environ.get("CONSUL_HTTP_TOKEN", "")
-        file = self.token_file or ("" if given else credential("consul.token"))
-        if not file:
-            return given
+        if not self.token_file:
+            return self.token or os.environ.get("CONSUL_HTTP_TOKEN", "")
         try:
-            return Path(file).read_text().strip()
+            return Path(self.token_file).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError("node.consul.token_file", str(error)) from error
-
-
-def credential(name: str) -> str:
-    """Return the path of a secret that systemd has passed to this unit, empty if it has not.
-
-    Its commands besides the main one (``ExecReload``) know the folder, but may not look into it.
-    """
-    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    path = os.path.join(folder, name)
-    return path if folder and os.access(path, os.R_OK) else ""

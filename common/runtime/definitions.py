@@ -31,7 +31,6 @@ class Definitions(Mapping[str, StreamSettings]):
         """``file`` holds the streams of the configuration file."""
         self._file = dict(file)
         self._written: Mapping[str, Mapping[str, Any]] = {}
-        self._read: dict[str, StreamSettings] = {}
         self._all = dict(file)
 
     def __getitem__(self, name: str) -> StreamSettings:
@@ -51,21 +50,13 @@ class Definitions(Mapping[str, StreamSettings]):
         if written == self._written:
             return False
         self._written = dict(written)
-        self._read = {}
+        read: dict[str, StreamSettings] = {}
         for name, tree in list(written.items())[:MAX_DEFINITIONS]:
             try:
-                self._read[name] = checked(name, tree)
+                read[name] = checked(name, tree)
             except ConfigError as error:
                 log.warning("definition not used", extra={"error": str(error)})
-        return self._combine()
-
-    def reload(self, file: Mapping[str, StreamSettings]) -> bool:
-        """Take in another file; return whether anything has changed."""
-        self._file = dict(file)
-        return self._combine()
-
-    def _combine(self) -> bool:
-        before, self._all = self._all, {**self._read, **self._file}
+        before, self._all = self._all, {**read, **self._file}
         return before != self._all
 
     async def follow(

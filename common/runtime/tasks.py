@@ -10,7 +10,6 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import IO, Any, Protocol
 
-from common.runtime import notify
 from common.runtime.logs import Log
 
 log = Log("tasks")
@@ -36,7 +35,6 @@ async def run_until_signalled(role: Coroutine[Any, Any, None]) -> None:
         if told:
             os._exit(INTERRUPTED)
         told = True
-        notify.stopping()
         task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):

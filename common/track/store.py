@@ -318,25 +318,19 @@ class StreamWriter:
         return max((self._end_us(chain, chain.end) for chain in self._chains.values()), default=0)
 
     def evict(self, before_us: int) -> None:
-        """Retire the oldest pages whose last record ends at or before this stream time."""
+        """Unlink the oldest pages whose last record ends at or before this stream time."""
         evicted = False
         for chain in self._chains.values():
             if not self._timescale(chain.track):
                 continue
             while (page := chain.evictable) and self._end_us(chain, page.end) <= before_us:
-                chain.retire()
+                chain.evict()
                 evicted = True
         if evicted:
             self._evicted()
 
     def evict_oldest(self) -> bool:
-        """Give back the memory of retired pages, or that of the page that ends first.
-
-        False if each track has but its newest page left.
-        """
-        if any(chain.drop_spares() for chain in self._chains.values()):
-            self._recount()
-            return True
+        """Unlink the page that ends first; false if each track has but its newest page left."""
         oldest: tuple[int, Chain] | None = None
         for chain in self._chains.values():
             page = chain.evictable
@@ -361,7 +355,6 @@ class StreamWriter:
             return
         for chain in self._chains.values():
             chain.seal()
-            chain.drop_spares()
         self._state.bump_pages()
         self._board.bump(self._slot)
         self._budget.leave(self)
