@@ -38,7 +38,8 @@ LEAST_GZIP = 512
 """Bytes below which compressing saves nothing."""
 
 OBJECT_PATH = r"/cmaf/{stream}/{track:[0-9]{1,9}}/{epoch:[0-9]{1,20}}.{packaging:[0-9]{1,5}}/"
-NUMBER = "{number:[0-9]{1,9}}"
+NUMBER = "{number:[0-9]{1,15}}"
+"""Consul counts segments of a new stream from the Unix time: ten digits, and more to come."""
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 """An object behind a media URL never changes."""

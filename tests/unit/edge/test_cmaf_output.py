@@ -218,6 +218,7 @@ async def test_a_stream_without_anything_to_play_is_not_found(
         f"/cmaf/live/1/{EPOCH - 1}.1/s0.m4s",
         f"/cmaf/live/1/{EPOCH}.2/s0.m4s",
         f"{BASE}s99.m4s",
+        f"{BASE}s1795848699.m4s",  # a number of this size is ordinary: Consul's begin with the time
         f"{BASE}p999.m4s",
         f"{BASE}init-1.mp4",
         f"/cmaf/live/9/{EPOCH}.1/s0.m4s",
