@@ -1,7 +1,7 @@
 """What a node has of the machine it runs on, beside its files: clocks, ZeroMQ, connections.
 
-A parameter of everything on the bus, so that whole nodes run in a simulation (``tests/sim``) as
-they run in a process: there a second passes in no time, and the network does what a seed says.
+A parameter of everything on the bus, so that whole nodes can run where a
+second passes in no time and the network does what a test says, as they run in a process.
 """
 
 import time
@@ -11,16 +11,12 @@ from dataclasses import dataclass
 import zmq
 
 from common.runtime.connections import address_of
+from common.runtime.registry import now_us
 
 
 def mono_us() -> int:
     """Return microseconds of a clock that does not jump."""
     return time.monotonic_ns() // 1000
-
-
-def wall_us() -> int:
-    """Return Unix microseconds."""
-    return time.time_ns() // 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +26,7 @@ class Machine:
     mono_us: Callable[[], int] = mono_us
     """Microseconds of a clock that does not jump."""
 
-    wall_us: Callable[[], int] = wall_us
+    wall_us: Callable[[], int] = now_us
     """Unix microseconds."""
 
     context: "Callable[[int], zmq.Context[zmq.Socket[bytes]]]" = zmq.Context
