@@ -312,7 +312,8 @@ def kill(edge: Node) -> None:
     """Kill an edge and all of its processes at once."""
     family = [edge.pid, *descendants(edge.pid)]
     for pid in family:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # children die with the first of them
+            os.kill(pid, signal.SIGKILL)
     assert edge.process is not None
     edge.process.wait()
     deadline = time.monotonic() + 5
