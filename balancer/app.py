@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from balancer import ingest, mist
+from balancer import ingest, mist, targets
 from balancer.api import Redirector, routes
 from balancer.cluster import Cluster
 from balancer.config import Config, round_trips, weights
@@ -18,15 +18,18 @@ from balancer.ingest import IngestApi, IngestChoice
 from balancer.mist import Mist
 from balancer.pathways import Pathways
 from balancer.policy import Rules
+from balancer.sizing_api import SizingApi
+from balancer.sizing_ask import this_machine
 from balancer.steering import Steering
 from common.bus.gossip import Gossiper, Load
-from common.runtime import http, listen, metrics, ready, restart
+from common.runtime import admin, http, listen, metrics, reach, ready, reload, restart, trust
 from common.runtime import stand_in as standing
 from common.runtime.control import Channel
 from common.runtime.curve import Guard, guarded
 from common.runtime.logs import Log
 from common.runtime.registries import node_entry, open_registry
 from common.runtime.registry import Registry
+from common.runtime.serving import KEEPALIVE
 from common.wire.gossip import Gossip
 
 REFRESH = 0.5
@@ -36,7 +39,7 @@ WARM = 1.0
 """Seconds that a balancer which starts listens to the gossip before it redirects, at most. A node
 that is silent for longer would not be used anyhow."""
 
-LINGER = http.KEEPALIVE + 1.0
+LINGER = KEEPALIVE + 1.0
 """Seconds that connections may rest before a restart; others answer meanwhile."""
 
 log = Log("balancer")
@@ -63,6 +66,7 @@ class Balancer:
         self.origins = Director(self.cluster.origins, self.cluster.balancers)
         self.ingest = IngestChoice(self.origins, registry, config.node.datacenter)
         self._mist = Mist(self.redirector, self.ingest, config.balancer.token)
+        self._token = config.balancer.token
         self._registry = registry
         self._heard = asyncio.Event()
 
@@ -70,9 +74,14 @@ class Balancer:
         """Return all routes; the last ones take every path that no other does."""
         return [
             *http.health_routes(self.missing, metrics.text),
+            web.post(admin.RESTART, trust.guard(self._token, "balancer")(admin.restart)),
+            *targets.routes(self._registry, self._token),
             *self.steering.routes(),
             *mist.routes(self._mist),
             *ingest.routes(IngestApi(self.ingest)),
+            *SizingApi(this_machine()).routes(),
+            *reload.routes(self._token),
+            *reach.routes(self.node.name, self._registry.nodes, self._token),
             *routes(self.redirector),
         ]
 
@@ -150,10 +159,15 @@ async def run(config: Config) -> None:
             return
         guard = await stack.enter_async_context(guarded(config.node, registry, servers))
         beacon = Gossiper(
-            config.node.name, config.balancer.gossip, guard, setting="balancer.gossip"
+            config.node.name,
+            config.balancer.gossip,
+            guard,
+            setting="balancer.gossip",
+            public=config.node.address,
         )
         stack.callback(beacon.close)
-        await _serve(Balancer(config, registry), registry, listener, beacon, guard)
+        public = config.balancer.public
+        await _serve(Balancer(config, registry), registry, listener, beacon, guard, public)
 
 
 async def _serve(
@@ -162,10 +176,11 @@ async def _serve(
     listener: socket.socket,
     beacon: Gossiper,
     guard: Guard,
+    public: str,
 ) -> None:
     node = balancer.node
     endpoints = {
-        "http": listen.authority(listener),
+        "http": public or listen.authority(listener),
         "gossip": beacon.authority,
         **guard.endpoints,
     }

@@ -10,7 +10,7 @@ from balancer.beacons import Beacons
 from balancer.config import Config
 from balancer.nodes import FORGET_AFTER, NodeTable, Registration
 from balancer.places import Place
-from balancer.policy import MAX_AGE, NEVER, Candidate
+from balancer.policy import NEVER, Candidate
 from common.errors import HeadwaterError
 from common.runtime import metrics
 from common.runtime.logs import Log
@@ -125,7 +125,7 @@ class Cluster:
         """Hand over what is known of the edges to the metrics; say who is out and who is back."""
         now = self._clock()
         states = [node.state for node in self.edges.nodes.values() if node.state.heard != NEVER]
-        silent = {state.node for state in states if now - state.heard >= MAX_AGE}
+        silent = {state.node for state in states if state.silent(now)}
         for node in sorted(silent - self._excluded):
             log.warning("edge excluded", extra={"node": node, "reason": "no gossip"})
         for node in sorted(self._excluded - silent):

@@ -19,6 +19,9 @@ class BalancerSettings(Settings, frozen=True):
     gossip: str = "127.0.0.1:5572"
     """Where the other balancers hear that this one is there."""
 
+    public: str = ""
+    """``HOST:PORT`` at which others reach this balancer, if it is not the address it listens on."""
+
     bandwidth: float = 1e9
     """Bits a second that a node can send if it does not say so itself."""
 
@@ -42,8 +45,8 @@ class BalancerSettings(Settings, frozen=True):
     """Base URLs of balancers of other datacenters, for viewers whom no edge of ours can take."""
 
     token: str = ""
-    """What changing the weights asks of clients that are not on this machine; without one they
-    are refused."""
+    """What changing the weights, and a restart, ask of clients that are not on this machine;
+    without one they are refused."""
 
 
 class Config(msgspec.Struct, frozen=True):

@@ -137,7 +137,7 @@ class Director:
 
     def silent(self, node: Node) -> bool:
         """Return whether too many reports of a node are missing."""
-        return self._clock() - node.state.heard >= self.rules.max_age
+        return node.state.silent(self._clock(), self.rules.max_age)
 
     def loads(self) -> list[Candidate]:
         """Return all nodes as they are now, for a viewer of whom nothing is known."""

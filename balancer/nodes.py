@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from balancer.places import NOWHERE, Place
-from balancer.policy import NodeState
+from balancer.policy import MAX_RESTART, NEVER, NodeState
 from common.wire.gossip import Gossip
 
 REPORT_WINDOW = 1.0
@@ -142,11 +142,13 @@ class NodeTable:
         state, last = node.state, node.report
         if last is not None and (report.boot, report.sequence) <= (last.boot, last.sequence):
             return False
-        if last is None or report.boot != last.boot:
+        if last is None or (report.boot != last.boot and now >= state.excused_until):
             state.started = now
         if last is None or report.streams != last.streams or node.promised:
             self._streams(node, report, now)
         node.report, state.heard = report, now
+        silence = min(report.restarting, MAX_RESTART)
+        state.excused_until = now + silence if silence else NEVER
         state.bandwidth, state.sessions = report.bandwidth, report.sessions
         state.cpu, state.memory = report.cpu, report.memory
         state.draining = report.draining or node.registration.draining

@@ -20,6 +20,10 @@ from common.wire.gossip import CPU_FULL, MEMORY_FULL
 MAX_AGE = 1.5
 """Seconds without gossip (three missed reports) after which a node gets nobody."""
 
+MAX_RESTART = 10.0
+"""Seconds without gossip that a node may ask for because it restarts in place, at most: one that
+does not come back gets nobody from then on."""
+
 FULL = 0.92
 """Load from which a node gets nobody."""
 
@@ -74,8 +78,11 @@ class NodeState:
     heard: float = NEVER
     """When its last report arrived."""
 
+    excused_until: float = NEVER
+    """Until then its silence means nothing: it restarts in place, its old processes serve."""
+
     started: float = NEVER
-    """When the first report of this boot arrived."""
+    """When the first report of this boot arrived; a restart in place is no new boot."""
 
     bandwidth: float = 0.0
     """Bits a second going out, by its last report."""
@@ -99,6 +106,10 @@ class NodeState:
     """A viewer said that it failed; until then it counts as worse."""
 
     streams: Collection[str] = ()
+
+    def silent(self, now: float, max_age: float = MAX_AGE) -> bool:
+        """Return whether reports are missing that it did not say would be missing."""
+        return now - self.heard >= max_age and now >= self.excused_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +204,7 @@ def refusal(
         return "excluded by the request"
     if node.barred:
         return node.barred
-    if now - node.heard >= rules.max_age:
+    if node.silent(now, rules.max_age):
         return "no gossip"
     if node.draining:
         return "draining"

@@ -125,8 +125,8 @@ class _Origin:
         self.bus.record(STREAM, track, self.writer.append(track, record, data), data, flush)
 
 
-async def _publish(root: Path, rate: int, seconds: int, encrypted: bool) -> tuple[float, float]:
-    """Measure; return what a frame costs origin and edge, in microseconds of CPU."""
+async def publish(root: Path, rate: int, seconds: int, encrypted: bool) -> dict[str, float]:
+    """Measure; return what a frame costs origin and edge (us of CPU), and latencies (ms)."""
     keys = Keys.new()
 
     async def members() -> list[NodeEntry]:
@@ -157,19 +157,19 @@ async def _publish(root: Path, rate: int, seconds: int, encrypted: bool) -> tupl
     edge.join()
     origin.bus.close()
     origin.writer.close()
-    costs = used / frames * 1e6, found["cpu"] / (found["records"] / 3) * 1e6
+    origin_us, edge_us = used / frames * 1e6, found["cpu"] / (found["records"] / 3) * 1e6
     how = "CURVE" if encrypted else "plain"
     lines = [
         f"{rate} frames/s of {FRAME} bytes with two of audio, one edge, loopback, {how}",
-        f"origin       {costs[0]:7.1f} us/frame (page and event loop included)",
-        f"edge         {costs[1]:7.1f} us/frame",
+        f"origin       {origin_us:7.1f} us/frame (page and event loop included)",
+        f"edge         {edge_us:7.1f} us/frame",
         f"join         {found['join_ms']:7.1f} ms to live",
         f"window       {found['window_ms']:7.1f} ms to all of it",
         f"latency      {found['p50_ms']:7.2f} ms p50, {found['p99_ms']:.2f} ms p99",
         f"gaps, lost   {found['gaps']}, {found['lost']}",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
-    return costs
+    return {"origin_us": origin_us, "edge_us": edge_us, **found}
 
 
 def main() -> None:
@@ -180,9 +180,10 @@ def main() -> None:
     with contextlib.suppress(KeyboardInterrupt):
         for encrypted in (False, True) if "curve" in sys.argv else (False,):
             with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-                costs.append(asyncio.run(_publish(Path(folder), rate, seconds, encrypted)))
+                costs.append(asyncio.run(publish(Path(folder), rate, seconds, encrypted)))
         if len(costs) == 2:
-            origin, edge = (after / before for before, after in zip(*costs, strict=True))
+            before, after = costs
+            origin, edge = (after[name] / before[name] for name in ("origin_us", "edge_us"))
             sys.stdout.write(
                 f"encryption   {origin:.2f} x at the origin, {edge:.2f} x at the edge\n"
             )

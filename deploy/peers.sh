@@ -7,7 +7,8 @@ declare -A package=(
   [ffmpeg]=ffmpeg [ffprobe]=ffmpeg [chromium]=chromium
   [gst-launch-1.0]=gstreamer1.0-tools [gst-inspect-1.0]=gstreamer1.0-tools
   [promtool]=prometheus [nginx]=nginx-light [consul]=consul
-  [ip]=iproute2 [nsenter]=util-linux
+  [ip]=iproute2 [nsenter]=util-linux [gcc]=gcc [openssl]=openssl [systemd-analyze]=systemd
+  [apache2]=apache2 [lighttpd]=lighttpd [haproxy]=haproxy [prometheus]=prometheus
 )
 # One element for each set of GStreamer plug-ins.
 declare -A element=(
@@ -20,6 +21,9 @@ PATH="$PATH:/usr/sbin:/sbin"
 
 missing() {
   local name
+  [ -e /usr/include/openssl/ssl.h ] || echo libssl-dev
+  [ -e /usr/lib/nginx/modules/ngx_rtmp_module.so ] || echo libnginx-mod-rtmp
+  echo '#include <stdio.h>' | gcc -E - >/dev/null 2>&1 || echo libc6-dev
   for name in "${!package[@]}"; do
     command -v "$name" >/dev/null || echo "${package[$name]}"
   done
@@ -114,7 +118,7 @@ done
 "${apt[@]}" install --quiet --yes --no-install-recommends "${wanted[@]}"
 
 # Nor at the next boot. Who had the package before keeps its service as it was.
-for name in nginx prometheus consul; do
+for name in nginx prometheus consul apache2 lighttpd haproxy; do
   case " ${needed[*]} " in *" $name"*) "${root[@]}" update-rc.d "$name" disable ;; esac
 done
 

@@ -4,7 +4,6 @@ Loopback by default. A browser on this machine must not be a way in (DNS rebindi
 header has to be an address or ``localhost``.
 """
 
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from common.errors import (
 )
 from common.media.describe import describe
 from common.media.track import Track
-from common.runtime import restart
+from common.runtime import admin, reload
 from common.runtime.http import health_routes
 from common.runtime.registry import DRAIN_TIMEOUT
 from common.runtime.units import Duration
@@ -66,7 +65,8 @@ class Api:
             web.get("/api/v1/drain", self.drained),
             web.post("/api/v1/drain", self.begin_drain),
             web.post("/api/v1/undrain", self.end_drain),
-            web.post("/api/v1/restart", self.restart),
+            web.post(admin.RESTART, admin.restart),
+            *reload.routes(),
         ]
 
     async def describe_node(self, _: web.Request) -> web.Response:
@@ -122,7 +122,7 @@ class Api:
         Raises:
             ProtocolError: If the body is not that.
         """
-        body = await _body(request)
+        body = await admin.body(request)
         try:
             timeout = Duration.parse(body.get("timeout", DRAIN_TIMEOUT))
         except ValueError as error:
@@ -132,19 +132,9 @@ class Api:
 
     async def end_drain(self, request: web.Request) -> web.Response:
         """Take viewers again."""
-        await _body(request)
+        await admin.body(request)
         await self.drain.set(False)
         return _json({"draining": False}, status=202)
-
-    async def restart(self, request: web.Request) -> web.Response:
-        """Restart in place, with new code and settings; the answer comes before that.
-
-        Raises:
-            RestartRefused: If the new settings are wrong, or a restart is under way.
-        """
-        await _body(request)
-        await restart.current().begin()
-        return _json({"restarting": True}, status=202)
 
     def _stream(self, name: str) -> dict[str, Any]:
         state, epoch = self.supervisor.states.get(name, ("joining", 0))
@@ -194,20 +184,3 @@ def _track(track: Track, reader: StreamReader) -> dict[str, Any]:
 
 def _json(tree: dict[str, Any], status: int = 200) -> web.Response:
     return web.json_response(tree, headers=NO_STORE, status=status)
-
-
-async def _body(request: web.Request) -> dict[str, Any]:
-    """Return the JSON object of a request that changes something, empty if it has no body.
-
-    Only the type that a page of another site cannot send unasked is taken: this port trusts those
-    who are on the machine, and a browser may be there too.
-    """
-    if request.content_type != "application/json":
-        raise ProtocolError("send Content-Type: application/json, also without a body")
-    try:
-        body = json.loads(await request.read() or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError("the body is not JSON") from error
-    if not isinstance(body, dict):
-        raise ProtocolError("the body is not a JSON object")
-    return body

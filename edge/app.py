@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 
 from common.bus.gossip import Gossiper, Load, memory_used
-from common.runtime import http, listen, ready, restart, wake
+from common.runtime import http, listen, reach, ready, restart, wake
 from common.runtime.curve import guarded
 from common.runtime.logs import Log
 from common.runtime.registries import node_entry, open_registry
@@ -22,11 +22,12 @@ from common.track.folder import sweep
 from edge import child
 from edge.api import Api
 from edge.around import Watch
+from edge.children import Child
 from edge.config import Config, servers
 from edge.draining import Drain
 from edge.output import configured
 from edge.succession import Succession, bequeath, inherited
-from edge.supervisor import Child, Supervisor
+from edge.supervisor import Supervisor
 
 __all__ = ["Config", "check", "run"]
 
@@ -35,6 +36,9 @@ log = Log("edge")
 SWEEP_INTERVAL = 60.0
 UNOWNED = 600.0
 """Seconds after which pages that no process writes are removed."""
+
+SURE = 2.0
+"""How much longer than its check a restart may take, times; and in seconds besides."""
 
 ADMIN_LINGER = 1.0
 """Seconds that the admin port answers requests under way before a restart."""
@@ -49,6 +53,8 @@ def check(config: Config) -> None:
         ConfigError: If a setting of an output does not fit.
     """
     configured(config.edge.outputs)
+    config.edge.crowd()
+    config.edge.tls.check("edge.tls")
     if restart.checking():  # the code of the children, too
         for module in child.MODULES:
             importlib.import_module(module)
@@ -69,24 +75,30 @@ async def run(config: Config) -> None:
         registry = await stack.enter_async_context(open_registry(config.node))
         count = config.edge.viewer_processes()
         listeners = listen.share(config.edge.http, count, setting="edge.http")
-        for listener in listeners:
+        secure = []
+        if config.edge.tls.certificate:
+            secure = listen.share(config.edge.tls.listen, count, setting="edge.tls.listen")
+        for listener in (*listeners, *secure):
             stack.callback(listener.close)
         admin = listen.bind(config.edge.admin, setting="edge.admin")
         stack.callback(admin.close)
         control = listen.bind(config.edge.control, setting="edge.control")
         stack.callback(control.close)
         guard = await stack.enter_async_context(guarded(config.node, registry, servers(config)))
-        gossiper = Gossiper(config.node.name, config.edge.gossip, guard)
+        host = config.node.address
+        gossiper = Gossiper(config.node.name, config.edge.gossip, guard, public=host)
         stack.callback(gossiper.close)
         endpoints = {
             "http": config.edge.public or listen.authority(listeners[0]),
             "admin": listen.authority(admin),
             "gossip": gossiper.authority,
-            "control": f"tcp://{listen.authority(control)}",
+            "control": f"tcp://{listen.announced(control, host)}",
             **guard.endpoints,
         }
+        if secure:
+            endpoints["https"] = listen.authority(secure[0])
         wakes = [wake.create() for _ in range(count)]
-        supervisor = _supervisor(config, listeners, wakes, control)
+        supervisor = _supervisor(config, listeners, secure, wakes, control)
         for viewer in supervisor.viewers:
             stack.callback(os.close, viewer.wake)
         capacity = {
@@ -96,11 +108,11 @@ async def run(config: Config) -> None:
         }
         drain = Drain(registry, config.node.name, supervisor)
         api = Api(config.node.name, root, supervisor, endpoints, capacity, drain)
-        app = http.application(api.routes())
+        app = http.application([*api.routes(), *reach.routes(config.node.name, registry.nodes)])
         app.middlewares.append(http.own_host)
         runner = await http.serve(app, admin)
         stack.push_async_callback(runner.cleanup)
-        restart.hand_over(lambda: _leave(supervisor, runner))
+        restart.hand_over(lambda: _leave(supervisor, runner, drain))
         succession = Succession(supervisor, *inherited())
         await stack.enter_async_context(_running(supervisor))
         await _serve(config, registry, api, gossiper, succession)
@@ -144,9 +156,11 @@ async def _serve(
             await registry.unregister(config.node.name)
 
 
-async def _leave(supervisor: Supervisor, admin: web.AppRunner) -> restart.Legacy:
-    """Get ready for the next image, which goes on with the children."""
+async def _leave(supervisor: Supervisor, admin: web.AppRunner, drain: Drain) -> restart.Legacy:
+    """Get ready for the next image, which goes on with the children; balancers are told."""
     if supervisor.complete.is_set():
+        supervisor.restarting = SURE * restart.current().took + SURE
+        drain.said()
         await http.retire(admin, ADMIN_LINGER)
     return bequeath(supervisor)
 
@@ -192,11 +206,16 @@ async def _running(supervisor: Supervisor) -> AsyncIterator[None]:
 
 
 def _supervisor(
-    config: Config, listeners: list[socket.socket], wakes: list[int], control: socket.socket
+    config: Config,
+    listeners: list[socket.socket],
+    secure: list[socket.socket],
+    wakes: list[int],
+    control: socket.socket,
 ) -> Supervisor:
+    plain, tls = _dealt(listeners, len(wakes)), _dealt(secure, len(wakes))
     viewers = [
-        Child(f"viewer{number + 1}", "viewer", child.viewer(config, fd, one), fd)
-        for number, (fd, one) in enumerate(zip(wakes, _dealt(listeners, len(wakes)), strict=True))
+        Child(f"viewer{number + 1}", "viewer", child.viewer(config, fd, *sockets), fd)
+        for number, (fd, *sockets) in enumerate(zip(wakes, plain, tls, strict=True))
     ]
 
     def rung() -> list[int]:
@@ -213,6 +232,8 @@ def _supervisor(
 
 def _dealt(listeners: list[socket.socket], count: int) -> list[list[socket.socket]]:
     """Return the listeners of each viewer process: nobody goes without, and none is left out."""
+    if not listeners:
+        return [[] for _ in range(count)]
     return [
         listeners[number::count] or [listeners[number % len(listeners)]] for number in range(count)
     ]

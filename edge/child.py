@@ -2,9 +2,10 @@
 
 A child gets what it needs in the environment variable ``HEADWATER_CHILD``, a JSON object:
 ``control`` is the descriptor of its end of the channel, ``wake`` those of eventfds (the worker
-rings them all, a viewer process waits for its own), ``listen`` those of listening sockets, and
-``settings`` the sections ``node``, ``log`` and ``edge`` of the configuration, and of its streams
-what bounds their pages, whence they come, and which siblings may have them.
+rings them all, a viewer process waits for its own), ``listen`` those of listening sockets,
+``secure`` those for TLS, and ``settings`` the sections ``node``, ``log`` and ``edge`` of the
+configuration, and of its streams what bounds their pages, whence they come, and which siblings may
+have them.
 """
 
 import asyncio
@@ -41,6 +42,13 @@ class Inheritance(msgspec.Struct, frozen=True):
     waits: bool = False
     """Another process does this one's work until the supervisor says ``go``."""
 
+    secure: list[int] = []
+
+    @property
+    def fds(self) -> list[int]:
+        """All of them."""
+        return [self.control, *self.wake, *self.listen, *self.secure]
+
     def config(self) -> Config:
         """Return the settings as the supervisor has them.
 
@@ -71,10 +79,19 @@ def worker(
     return _spawner("edge.worker", config, wakes, [control.fileno()], waits)
 
 
-def viewer(config: Config, wake: int, listeners: Sequence[socket.socket]) -> Spawn:
-    """Return how to start a viewer process, which ``wake`` wakes, on ``listeners``."""
+def viewer(
+    config: Config,
+    wake: int,
+    listeners: Sequence[socket.socket],
+    secure: Sequence[socket.socket] = (),
+) -> Spawn:
+    """Return how to start a viewer process, which ``wake`` wakes, on ``listeners``.
+
+    On those that are ``secure`` it serves over TLS.
+    """
     listen = [listener.fileno() for listener in listeners]
-    return _spawner("edge.viewer", config, lambda: [wake], listen)
+    tls = [listener.fileno() for listener in secure]
+    return _spawner("edge.viewer", config, lambda: [wake], listen, secure=tls)
 
 
 def _spawner(
@@ -83,6 +100,7 @@ def _spawner(
     wakes: Callable[[], list[int]],
     listen: Sequence[int],
     waits: Callable[[], bool] = lambda: False,
+    secure: Sequence[int] = (),
 ) -> Spawn:
     # A stream's key is no business of a child's, and the environment can be read in /proc.
     settings = loader.dump(config)
@@ -92,10 +110,12 @@ def _spawner(
     }
 
     async def spawn(control: socket.socket) -> Process:
-        given = Inheritance(control.fileno(), wakes(), list(listen), settings, waits())
+        given = Inheritance(
+            control.fileno(), wakes(), list(listen), settings, waits(), list(secure)
+        )
         return await spawn_child(
             [sys.executable, "-m", module],
-            pass_fds=[given.control, *given.wake, *given.listen],
+            pass_fds=given.fds,
             environment={VARIABLE: msgspec.json.encode(given).decode()},
         )
 
@@ -116,11 +136,12 @@ def inheritance(environ: Mapping[str, str] = os.environ) -> Inheritance:
         ) from error
 
 
-def run(main: Main) -> int:
+def run(main: Main, *, fast: bool = False) -> int:
     """Be a child: set up logs and signals, run ``main``, return the exit code.
 
-    SIGTERM and SIGINT cancel ``main``, which ends by itself when its channel does: a child never
-    outlives its supervisor.
+    ``fast``: on uvloop, if it is installed and the settings do not forbid it. SIGTERM and SIGINT
+    cancel ``main``, which ends by itself when its channel does: a child never outlives its
+    supervisor.
     """
     try:
         given = inheritance()
@@ -129,14 +150,25 @@ def run(main: Main) -> int:
         sys.stderr.write(f"headwater: {error}\n")
         return 2
     logs.configure(config.log.level, config.log.style)
-    for fd in (given.control, *given.wake, *given.listen):
+    for fd in given.fds:
         os.set_inheritable(fd, False)
+    loops = fast_loop() if fast and config.edge.uvloop else None
     try:
-        asyncio.run(run_until_signalled(_run(main, given, config)))
+        with asyncio.Runner(loop_factory=loops) as runner:
+            runner.run(run_until_signalled(_run(main, given, config)))
     except HeadwaterError as error:
         logs.Log("edge.child").error("child failed", extra={"error": str(error)})
         return FAILED
     return 0
+
+
+def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes an event loop of uvloop; None if that is not installed."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return uvloop.new_event_loop
 
 
 async def turn(given: Inheritance, channel: Channel) -> bool:

@@ -142,7 +142,7 @@ class Epoch:
         return self.variants.text(around, path)
 
 
-class _Parked:
+class Parked:
     """Requests that wait for the same thing."""
 
     __slots__ = ("ask", "count", "future", "missing")
@@ -163,20 +163,28 @@ class CmafStream:
         self, mirror: Mirror, packager: Packager, fetch: Callable[[int, int], None]
     ) -> None:
         """``fetch`` is called with track and segment of what is waited for and not here."""
+        self._loop = asyncio.get_running_loop()
         self._packager = packager
         self._fetch = fetch
         self._fetched: dict[Missing, float] = {}
         self._epochs: dict[int, Epoch] = {}
-        self._parked: dict[Hashable, _Parked] = {}
+        self._parked: dict[Hashable, Parked] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._readers = mirror.readers
+        self.readers = mirror.readers
+        """Those of the epochs that are on this node, by number."""
+        self.version = 0
+        """Another number whenever something has moved."""
         self._current = mirror.epoch
         self._unsubscribe = mirror.subscribe(lambda moved, changed: self.look(mirror))
+
+    def now(self) -> float:
+        """Return the time of the loop's clock."""
+        return self._loop.time()
 
     @property
     def closed(self) -> bool:
         """Whether the mirror has been given up; it closes its readers then."""
-        return not self._readers
+        return not self.readers
 
     @property
     def current(self) -> Epoch:
@@ -186,6 +194,7 @@ class CmafStream:
     def look(self, mirror: Mirror) -> None:
         """Take note of what the mirror shows now, and answer who has waited for it."""
         self._current = mirror.epoch
+        self.version += 1
         if self._parked:
             self._answer()
 
@@ -198,7 +207,7 @@ class CmafStream:
 
     def older(self, number: int, packaging: int) -> Epoch | None:
         """Return an epoch by its number and packaging version, None if it is not here."""
-        reader = self._readers.get(number)
+        reader = self.readers.get(number)
         if reader is None or packaging != PACKAGING or reader.catalog.packaging != packaging:
             return None
         epoch = self._epoch(number)
@@ -207,13 +216,13 @@ class CmafStream:
 
     def _epoch(self, number: int) -> Epoch:
         epoch = self._epochs.get(number)
-        reader = self._readers[number]
+        reader = self.readers[number]
         if epoch is not None and epoch.timelines.reader is not reader:
             self._packager.forget(reader.stream, number)  # the origin took frames back
             epoch = None
         if epoch is None:
             epoch = self._epochs[number] = Epoch(reader, self._packager)
-            for old in [n for n in self._epochs if n not in self._readers]:
+            for old in [n for n in self._epochs if n not in self.readers]:
                 del self._epochs[old]
         return epoch
 
@@ -227,22 +236,34 @@ class CmafStream:
         Raises:
             ProtocolError: What ``ask`` raises.
         """
-        parked = self._parked.get(key)
-        if parked is None:
-            future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-            parked = self._parked[key] = _Parked(ask, future, missing)
-            self._hasten(parked)
-        parked.count += 1
-        self._arm()
+        parked = self.park(key, ask, missing)
         try:
             answer = await asyncio.wait_for(asyncio.shield(parked.future), timeout)
         except TimeoutError:
             return WAIT
         finally:
-            parked.count -= 1
-            if not parked.count and self._parked.get(key) is parked:
-                del self._parked[key]
+            self.leave(key, parked)
         return cast("T | Wait", answer)
+
+    def park(self, key: Hashable, ask: "Ask[T]", missing: Missing | None = None) -> Parked:
+        """Have ``ask`` called until it says something else than "wait"; see :meth:`wait`.
+
+        Whoever calls this calls :meth:`leave` in the end.
+        """
+        parked = self._parked.get(key)
+        if parked is None:
+            future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            parked = self._parked[key] = Parked(ask, future, missing)
+            self._hasten(parked)
+        parked.count += 1
+        self._arm()
+        return parked
+
+    def leave(self, key: Hashable, parked: Parked) -> None:
+        """Wait no more for what was parked under ``key``."""
+        parked.count -= 1
+        if not parked.count and self._parked.get(key) is parked:
+            del self._parked[key]
 
     def close(self) -> None:
         """Answer nobody any more."""
@@ -255,7 +276,7 @@ class CmafStream:
         if self._timer is None and self._parked:
             self._timer = asyncio.get_running_loop().call_later(SCAN, self._scan)
 
-    def _hasten(self, parked: _Parked) -> None:
+    def _hasten(self, parked: Parked) -> None:
         """Have fetched what a request waits for; now and then again, should that be forgotten."""
         now = asyncio.get_running_loop().time()
         if parked.missing is None or now < self._fetched.get(parked.missing, now):

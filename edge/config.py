@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from common.errors import ConfigError
+from common.runtime import door
 from common.runtime.config import (
     Duration,
     LogSettings,
@@ -14,6 +15,7 @@ from common.runtime.config import (
     Size,
     StreamSettings,
 )
+from common.runtime.tls import TlsSettings
 
 MAX_VIEWER_PROCESSES = 64
 
@@ -31,11 +33,12 @@ class EdgeSettings(Settings, frozen=True):
     """Where balancers hear about this edge's load."""
 
     control: str = "127.0.0.1:5561"
-    """Where other edges ask this one for frames that the origin has no more. A relay on the same
-    machine needs another address."""
+    """Where other edges ask this one for frames that the origin has no more."""
 
     public: str = ""
-    """``HOST:PORT`` that viewers use to reach this edge, if it is not the address it listens on."""
+    """``HOST:PORT``, or a URL such as ``https://edge1.example.org``, that viewers use to reach this
+    edge, if it is not the address it listens on. With ``https://``, balancers, playlists and
+    players send viewers to HTTPS and to secure WebSockets."""
 
     balancer: str = ""
     """URL at which viewers reach a balancer, such as ``https://live.example.org``, for steering and
@@ -46,6 +49,9 @@ class EdgeSettings(Settings, frozen=True):
 
     viewers: int = 0
     """Viewer processes; 0: one per core, up to four."""
+
+    uvloop: bool = True
+    """Run viewer processes on uvloop, if it is installed: less CPU time for each viewer."""
 
     wait: Duration = Duration(10)
     """How long a viewer waits for a stream that is not live yet, before the answer is 404."""
@@ -85,11 +91,30 @@ class EdgeSettings(Settings, frozen=True):
     sessions: int = 10_000
     """Viewers that this edge can have; the balancer counts with it."""
 
+    connections_per_address: int = 256
+    """Connections that one address (of IPv6, one /64) may have to a viewer process at a time;
+    0: any number."""
+
+    uncounted: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.0/8", "::1"])
+    """Addresses and networks that may have any number of connections: proxies and CDNs."""
+
     hls_js: str = ""
     """File or folder of hls.js for the player page; found in ``node_modules`` if not set."""
 
+    tls: TlsSettings = TlsSettings()
+    """HTTPS for viewers."""
+
     outputs: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     """Settings of single outputs, by name."""
+
+    def crowd(self) -> door.Crowd:
+        """Return what counts the connections of a viewer process.
+
+        Raises:
+            ConfigError: If a network is none.
+        """
+        free = door.networks(self.uncounted, "edge.uncounted")
+        return door.Crowd(door.most_connections(), max(0, self.connections_per_address), free)
 
     def viewer_processes(self) -> int:
         """Return how many viewer processes to run.

@@ -1,113 +1,139 @@
-"""The HTTP side of a viewer process: all outputs on one port, and what bounds a connection.
+"""The HTTP side of a viewer process: all outputs on one port, and the short way to them.
 
-Outputs that share a URL are told apart by the Upgrade header. A connection has to bring a whole
-request header in time, may be idle for a while, and is refused when the process has as many as
-its file descriptors allow: asyncio would otherwise spin on accept (reference: EMFILE).
+Outputs that share a URL are told apart by the Upgrade header. What bounds a connection is in
+:mod:`common.runtime.serving` and :mod:`common.runtime.door`.
 """
 
 import asyncio
-import resource
 import socket
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from aiohttp import web, web_protocol
+from aiohttp import web
+from aiohttp.streams import EMPTY_PAYLOAD
 
-from common.runtime.http import CORS, KEEPALIVE, MAX_BODY, Handler, errors, preflight, retirable
-from common.runtime.logs import Limited, Log
+from common.runtime import serving
+from common.runtime.door import NOBODY, Crowd, Visit
+from common.runtime.http import (
+    CORS,
+    MAX_BODY,
+    RETIRING,
+    Handler,
+    errors,
+    preflight,
+    retirable,
+)
+from common.runtime.tls import Certificate
+from edge.asked import Asked
+from edge.bypass import END, Bypass
 from edge.output import Output
-from edge.sessions import Sessions
-
-log = Log("edge.http")
-limited = Limited(log)
-
-HEADER_DEADLINE = 5.0
-"""Seconds from the opening of a connection, or from the first byte of a later request, to the end
-of the request's header."""
-
-MAX_LINE = 8190
-"""Bytes of the request line, and of one header field."""
-
-MAX_HEADERS = 64
-NOTSENT_LOWAT = 128 * 1024
-"""Bytes the kernel keeps unsent for one connection; without it a viewer that stops reading pins
-megabytes of kernel memory."""
-
-RESERVED_FILES = 1024
-"""Descriptors kept for pages and everything that is no viewer's connection."""
-
-SHUTDOWN = 0.5
-"""Seconds that requests under way get when the process stops."""
+from edge.published import Waiting
+from edge.sessions import Session, Sessions
 
 
-class Connection(web_protocol.RequestHandler):
-    """A connection with a deadline for the header of each request.
+class Connection(serving.Connection):
+    """A connection with the bypass before aiohttp.
 
-    Uses attributes of aiohttp's handler that are not public (``_current_request``, ``_messages``,
-    ``_loop``): the tests say so at once if a version of aiohttp has others.
+    Uses attributes of aiohttp's handler that are not public (``PINNED``): the tests say so at once
+    if a version of aiohttp has others.
     """
 
-    __slots__ = ("_deadline",)
+    __slots__ = ("_bypass", "_whole", "asked", "parked", "peer", "visit", "waited")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the clock, or refuse the connection if there are too many."""
-        self._deadline: asyncio.TimerHandle | None = None
+        """Begin with nothing known of the viewer."""
+        self._bypass = cast(Server, self._manager).bypass
+        self._whole = True
+        """Whether aiohttp's parser holds no piece of a request."""
+
+        self.asked: Asked | None = None
+        """The header fields that came last."""
+        self.visit: Session | None = None
+        """Whose requests these are, as far as the bypass has answered them."""
+        self.parked: tuple[bytes, Waiting] | None = None
+        """The target that is waited for."""
+        self.waited = 0.0
+        """Seconds that the request which aiohttp has now waited before it got it."""
+
         super().connection_made(transport)
-        manager = cast(Server, self._manager)
-        if len(manager.connections_held) >= manager.most:
-            limited.warning("connection refused", extra={"limit": manager.most})
-            cast(asyncio.Transport, transport).abort()
-            return
-        manager.connections_held.add(self)
-        self._arm()
+        peer = self.peername
+        self.peer = str(peer[0] if isinstance(peer, list | tuple) else peer or "")
 
     def data_received(self, data: bytes) -> None:
-        """Stop the clock when a whole header is here."""
+        """Answer on the short way, or give aiohttp what has come."""
+        if self.parked is not None:
+            data = self._bypass.leave(self) + data  # aiohttp keeps the order of requests
+        elif self._whole and not self._paused and data.endswith(END):
+            waiter = self._waiter
+            # What waits for it: aiohttp has answered everything before this.
+            if waiter is not None and not waiter.done() and self._bypass.take(self, data):
+                if self._deadline is not None:
+                    self._disarm()
+                return
+        self.waited = 0.0
+        self._feed(data)
+
+    def hand_over(self, waited: float) -> None:
+        """Leave the request that is parked to aiohttp; it has waited for so many seconds."""
+        self.waited = waited
+        self._feed(self._bypass.leave(self))
+
+    def _process_keepalive(self) -> None:
+        """Close the connection if it has been idle; one that still takes an answer is not."""
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.rest(self._loop.time())
+        super()._process_keepalive()
+
+    def rest(self, since: float) -> None:
+        """Take note that the connection is idle from then on, for aiohttp's keep-alive timer."""
+        self._next_keepalive_close_time = since + self._keepalive_timeout
+
+    def _feed(self, data: bytes) -> None:
         super().data_received(data)
-        if self._messages or self._current_request is not None:
-            self._disarm()
-        elif self._deadline is None:
-            self._arm()
+        messages = self._messages
+        # Pipelined requests, bodies and upgrades leave something in the parser.
+        self._whole = (
+            len(messages) == 1
+            and messages[0][1] is EMPTY_PAYLOAD
+            and not self._upgraded
+            and data.endswith(END)
+        )
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
-        self._disarm()
-        if self._manager is not None:
-            cast(Server, self._manager).connections_held.discard(self)
+        if self.parked is not None:
+            self._bypass.leave(self)
         super().connection_lost(exc)
 
-    def _arm(self) -> None:
-        self._disarm()
-        self._deadline = self._loop.call_later(HEADER_DEADLINE, self._expired)
 
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+PINNED = (
+    "_current_request",
+    "_keepalive_timeout",
+    "_loop",
+    "_manager",
+    "_messages",
+    "_next_keepalive_close_time",
+    "_paused",
+    "_upgraded",
+    "_waiter",
+    "peername",
+    "transport",
+)
+"""What :class:`Connection`, and the one that it is made from, use of aiohttp's handler."""
 
-    def _expired(self) -> None:
-        self._deadline = None
-        transport = self.transport
-        if self._current_request is None and transport is not None:
-            self.force_close()  # forgets the transport
-            transport.abort()
 
+class Server(serving.Server):
+    """Makes :class:`Connection` objects."""
 
-class Server(web.Server):
-    """Makes :class:`Connection` objects and counts them."""
+    bypass: Bypass
 
-    connections_held: set[Connection]
-    most: int
-
-    def __call__(self) -> Connection:
+    def __call__(self, admission: Visit = NOBODY) -> Connection:
         """Return the protocol of a new connection."""
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return Connection(self, admission, loop=self._loop, **self._kwargs)
 
-
-def most_connections() -> int:
-    """Return how many connections the file descriptors of this process allow."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(soft - RESERVED_FILES, soft // 2)
+    def adopt(self, app: web.Application) -> None:
+        """Take from the application what connections need."""
+        self.bypass = app[BYPASS]
 
 
 @web.middleware
@@ -126,6 +152,7 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 SESSIONS: web.AppKey[Sessions] = web.AppKey("sessions", Sessions)
+BYPASS: web.AppKey[Bypass] = web.AppKey("bypass", Bypass)
 
 
 def application(outputs: Mapping[str, Output], sessions: Sessions) -> web.Application:
@@ -133,6 +160,7 @@ def application(outputs: Mapping[str, Output], sessions: Sessions) -> web.Applic
     app = web.Application(middlewares=[errors, admit], client_max_size=MAX_BODY)
     app[SESSIONS] = sessions
     retirable(app)
+    app[BYPASS] = Bypass(outputs.values(), sessions, app[RETIRING].is_set)
     app.add_routes(list(dispatched(outputs.values())))
     app.router.add_route("OPTIONS", "/{path:.*}", preflight)
     return app
@@ -172,36 +200,27 @@ def _upgrade(needed: str) -> dict[str, str]:
     return {"Upgrade": needed, "Connection": "Upgrade", **CORS}
 
 
-async def serve(app: web.Application, listeners: Iterable[socket.socket]) -> web.AppRunner:
+async def serve(
+    app: web.Application,
+    listeners: Iterable[socket.socket],
+    secure: Iterable[socket.socket] = (),
+    certificate: Certificate | None = None,
+    *,
+    crowd: Crowd | None = None,
+    stall: float = serving.STALL,
+) -> web.AppRunner:
     """Serve viewers on bound sockets until ``cleanup()`` of the runner that is returned.
 
     A handler is cancelled when its viewer goes away.
     """
-    runner = web.AppRunner(
+    return await serving.serve(
         app,
-        access_log=None,
-        auto_decompress=False,  # a small gzip body must not become a large one
-        handle_signals=False,
+        listeners,
+        secure,
+        certificate,
+        crowd=crowd,
+        stall=stall,
+        kind=Server,
         handler_cancellation=True,
-        keepalive_timeout=KEEPALIVE,
         lingering_time=0,  # nobody waits for the rest of a body that nobody reads
-        max_field_size=MAX_LINE,
-        max_headers=MAX_HEADERS,
-        max_line_size=MAX_LINE,
-        shutdown_timeout=SHUTDOWN,
     )
-    await runner.setup()
-    server = cast(Server, runner.server)
-    server.__class__ = Server
-    server.connections_held = set()
-    server.most = most_connections()
-    for listener in listeners:
-        prepare(listener)
-        await web.SockSite(runner, listener).start()
-    return runner
-
-
-def prepare(listener: socket.socket) -> None:
-    """Set the options that accepted connections inherit."""
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)

@@ -198,6 +198,8 @@ class Fan:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._flushed = -1.0
+        self._opening: tuple[list[Chunk], bytes] = ([], b"")
+        """The newest burst, and what it begins with: the same bytes for all who join with it."""
         self._rate = Rate()
         self._unsubscribe = mirror.subscribe(self._moved)
 
@@ -210,7 +212,9 @@ class Fan:
         chunks = self.feed.burst()
         if not chunks:
             return
-        data = self.feed.header(chunks[0].inits) + chunks[0].media
+        if self._opening[0] is not chunks:
+            self._opening = chunks, self.feed.header(chunks[0].inits) + chunks[0].media
+        data = self._opening[1]
         viewer.write(data)
         size = len(data)
         for chunk in chunks[1:]:
@@ -287,6 +291,7 @@ class Fan:
         if not feed.current:
             self._end()  # another numbering, or frames taken back: viewers come again
             return True
+        self._opening = [], b""  # the header may be another one
         fresh = self._selection.choose(mirror.catalog, feed.form.codecs)
         known = feed.leader.id in {track.id for track in fresh}
         if known and (added := feed.retrack(fresh)) is not None:

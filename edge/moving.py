@@ -73,7 +73,7 @@ class Mover:
         self._timers: list[asyncio.TimerHandle] = []
         self._version = 0
         self._retiring = False
-        sessions.guards.append(self.guard)
+        sessions.guard(self.guard, lambda session: not self.around.draining)
 
     @property
     def version(self) -> int:

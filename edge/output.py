@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edge.hub import Hub
     from edge.mirrors import Mirrors
     from edge.moving import Mover
+    from edge.published import Published
     from edge.sessions import Sessions
 
 
@@ -78,6 +79,14 @@ class Output(ABC):
     def routes(self) -> Iterable[web.RouteDef]:
         """Return the URLs this output answers."""
         return ()
+
+    def published(self, target: str, gzip: bool) -> "Published | None":
+        """Return what a GET for ``target`` is answered with, if that is known without waiting.
+
+        ``target`` is what stands in the request line; ``gzip``: whether the client takes that. It
+        must be what the handler would answer to somebody who watches already. None: ask that.
+        """
+        return None
 
     async def start(self) -> None:
         """Open what the output needs besides its routes."""

@@ -52,22 +52,29 @@ class Packager:
 
     def init(self, timelines: Timelines, track: int, number: int) -> Packed | None:
         """Return init segment ``number`` of a track, None if there is none."""
-        key = _key(timelines, track, "init", number)
+        key = key_of(timelines, track, "init", number)
         return self._cache_get(key) or self._keep(key, self._make_init(timelines, track, number))
 
     def part(self, timelines: Timelines, track: int, number: int) -> Packed | None:
         """Return a part, None if it is not complete or its records are not here."""
-        key = _key(timelines, track, "part", number)
+        key = key_of(timelines, track, "part", number)
         return self._cache_get(key) or self._keep(key, self._make_part(timelines, track, number))
 
     def segment(self, timelines: Timelines, track: int, number: int) -> Packed | None:
         """Return a segment, None if it is not closed or its records are not here."""
-        key = _key(timelines, track, "segment", number)
+        key = key_of(timelines, track, "segment", number)
         return self._cache_get(key) or self._keep(key, self._make_segment(timelines, track, number))
 
     def peek(self, timelines: Timelines, track: int, kind: str, number: int) -> Packed | None:
         """Return an object that is finished already."""
-        return self._cache_get(_key(timelines, track, kind, number))
+        return self._cache_get(key_of(timelines, track, kind, number))
+
+    def holds(self, key: Key, packed: Packed) -> bool:
+        """Return whether an object is still kept; it counts as used then."""
+        if self._cache.get(key) is not packed:
+            return False
+        self._cache.move_to_end(key)
+        return True
 
     def forget(self, stream: str, epoch: int) -> None:
         """Drop what was made of an epoch: its records are others now."""
@@ -141,7 +148,8 @@ class Packager:
         return b"".join(parts), capture_us
 
 
-def _key(timelines: Timelines, track: int, kind: str, number: int) -> Key:
+def key_of(timelines: Timelines, track: int, kind: str, number: int) -> Key:
+    """Return what an object is kept under; ``kind``: ``init``, ``segment`` or ``part``."""
     return timelines.reader.stream, timelines.reader.epoch, track, kind, number
 
 

@@ -1,4 +1,4 @@
-"""Conditional and partial answers to GET: If-None-Match and single ranges (RFC 9110, 13 and 14)."""
+"""What a GET asks for: If-None-Match, single ranges, gzip (RFC 9110, 12 to 14)."""
 
 import re
 from collections.abc import Mapping
@@ -38,3 +38,12 @@ def ranged(body: bytes, etag: str, headers: Mapping[str, str]) -> Answer:
 def _has(tags: str, etag: str) -> bool:
     given = (tag.strip().removeprefix("W/") for tag in tags.split(","))
     return any(tag in ("*", etag) for tag in given)
+
+
+def takes_gzip(accept: str) -> bool:
+    """Return whether a client with this Accept-Encoding takes gzip."""
+    for item in accept.split(","):
+        name, _, parameters = item.partition(";")
+        if name.strip().lower() in ("gzip", "*"):
+            return parameters.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False

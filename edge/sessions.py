@@ -21,6 +21,9 @@ log = Log("edge.sessions")
 Guard = Callable[[web.Request, str], Awaitable[None]]
 """Called with a request and the stream before its handler; raises AccessDenied."""
 
+Pass = Callable[["Session"], bool]
+"""Says that a viewer whom its guard has let in needs no asking now. It must not wait."""
+
 MAX_SESSIONS = 100_000
 MAX_LISTED = 10_000
 """Sessions that are listed at a time."""
@@ -35,6 +38,7 @@ class Session:
     __slots__ = (
         "_sessions",
         "agent",
+        "alive",
         "bytes",
         "dropped",
         "number",
@@ -57,6 +61,8 @@ class Session:
         self.dropped = 0
         """Frames this viewer was too slow for."""
         self.opened = self.seen = sessions.clock()
+        self.alive = True
+        """Whether the visit has not ended."""
         self._sessions = sessions
 
     def sent(self, size: int) -> None:
@@ -87,6 +93,7 @@ class Sessions:
         self.clock = clock
         self.wall = wall
         self.guards: list[Guard] = []
+        self._passes: list[Pass] = []
         self.bytes: Counter[str] = Counter()
         self.opened: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -95,6 +102,8 @@ class Sessions:
 
         self._carried: Counter[str] = Counter()
         self.observe: Callable[[str, float], None] = lambda protocol, seconds: None
+        self.ended: Callable[[dict[str, object]], None] = lambda visit: None
+        """Called with the totals of each visit that has ended."""
         self._numbers = itertools.count(1)
         self._all: dict[int, Session] = {}
         self._visits: dict[tuple[str, str, str, str], Session] = {}
@@ -134,6 +143,29 @@ class Sessions:
         session.seen = self.clock()
         return session
 
+    def visiting(self, peer: str, agent: str, stream: str, protocol: str) -> Session | None:
+        """Return the session of a visit that has begun."""
+        return self._visits.get((peer, agent, stream, protocol))
+
+    def guard(self, ask: Guard, passes: Pass | None = None) -> None:
+        """Have ``ask`` called before each request of a stream.
+
+        Where ``passes`` is given, it is asked instead when a viewer who is known fetches on.
+        Without it every request is one for ``ask``.
+        """
+        self.guards.append(ask)
+        if passes is not None:
+            self._passes.append(passes)
+
+    def passes(self, session: Session) -> bool:
+        """Return whether a viewer who is known may fetch on without its guards being asked."""
+        if len(self._passes) != len(self.guards):
+            return False  # one of them wants to be asked each time
+        for passes in self._passes:  # noqa: SIM110 - on the hot path: a generator costs more
+            if not passes(session):
+                return False
+        return True
+
     def known(self, stream: str, request: web.BaseRequest) -> bool:
         """Return whether a request belongs to a visit that has begun."""
         agent = request.headers.get("User-Agent", "")[:MAX_AGENT]
@@ -156,10 +188,15 @@ class Sessions:
         streams = self.watching.keys() | carried.keys()
         return {stream: (self.watching[stream], carried[stream]) for stream in streams}
 
-    def latency(self, protocol: str, capture_us: int) -> None:
-        """Note that a frame captured at ``capture_us`` (Unix microseconds) goes to viewers now."""
+    def latency(self, protocol: str, capture_us: int, count: int = 1) -> None:
+        """Note that a frame captured at ``capture_us`` (Unix microseconds) goes to viewers now.
+
+        ``count``: how many answers carried it.
+        """
         if capture_us > 0:
-            self.observe(protocol, max(0.0, self.wall() - capture_us / 1e6))
+            seconds = max(0.0, self.wall() - capture_us / 1e6)
+            for _ in range(count):
+                self.observe(protocol, seconds)
 
     @contextmanager
     def viewer(self, stream: str, protocol: str, request: web.BaseRequest) -> Iterator[Session]:
@@ -174,14 +211,29 @@ class Sessions:
         """Take a session out of the list."""
         if self._all.pop(session.number, None) is None:
             return
+        session.alive = False
         self.watching[session.stream] -= 1
         if not self.watching[session.stream]:
             del self.watching[session.stream]
         key = (session.peer, session.agent, session.stream, session.protocol)
         if self._visits.get(key) is session:
             del self._visits[key]
-        told = {"reason": reason, "bytes": session.bytes, "dropped": session.dropped}
-        log.info("session closed", extra=_fields(session) | told)
+        seconds = round(self.clock() - session.opened, 3)
+        told = {"reason": reason, "seconds": seconds, "bytes": session.bytes}
+        log.info("session closed", extra=_fields(session) | told | {"dropped": session.dropped})
+        self.ended(
+            {
+                "session": session.number,
+                "stream": session.stream,
+                "protocol": session.protocol,
+                "peer": session.peer,
+                "agent": session.agent,
+                "seconds": seconds,
+                "bytes": session.bytes,
+                "dropped_frames": session.dropped,
+                "reason": reason,
+            }
+        )
 
     def sweep(self) -> None:
         """End the visits that have been silent for too long."""

@@ -22,7 +22,8 @@ from common.runtime.control import Channel
 from common.runtime.logs import Log
 from common.runtime.restart import Legacy
 from common.runtime.tasks import Adopted, stop_child
-from edge.supervisor import GRACE, HANG_GRACE, Child, Supervisor
+from edge.children import GRACE, HANG_GRACE, Child, Report
+from edge.supervisor import Supervisor
 
 log = Log("edge.succession")
 
@@ -41,6 +42,8 @@ class Heirloom(msgspec.Struct, frozen=True):
     unread: bytes = b""
     wake: int = -1
     wants: list[str] = []
+    report: Report | None = None
+    """What it last said: the node is as loaded after a restart as it was before."""
 
 
 class Will(msgspec.Struct, frozen=True):
@@ -69,8 +72,9 @@ def bequeath(supervisor: Supervisor) -> Legacy:
         except OSError:
             child.process.kill()
             continue
+        wants = sorted(child.wants)
         heirlooms.append(
-            Heirloom(child.kind, child.pid, control, unread, child.wake, sorted(child.wants))
+            Heirloom(child.kind, child.pid, control, unread, child.wake, wants, child.report)
         )
     fds = [fd for one in heirlooms for fd in (one.control, one.wake) if fd >= 0]
     state: dict[str, Any] = msgspec.to_builtins(Will(heirlooms, supervisor.states))
@@ -99,6 +103,7 @@ def _adopted(heirloom: Heirloom) -> Child:
     child.process = Adopted(heirloom.pid)
     child.channel = Channel(heirloom.control, heirloom.unread)
     child.wants = frozenset(heirloom.wants)
+    child.report = heirloom.report or Report()
     child.ready = True
     return child
 

@@ -9,9 +9,10 @@ us to the worker   ``want`` (what any viewer wants); ``segment``, the same
 worker to us       ``state`` (``stream``, ``state`` joining, live, absent or ended, ``epoch``);
                    absent with epoch 0: the worker has let go of the stream and its pages
 us to viewers      ``state``, the same; all that is known when a viewer first wants a stream
-child to us        ``ready`` once; ``report`` each second (``metrics``, ``sessions``, ``bytes``,
-                   ``opened``, ``refused``, ``cpu``, and of each of its ``streams`` viewers and
-                   bytes since the last one); ``sessions`` (``id``, ``list``) when asked
+child to us        ``ready`` once; ``report`` each second (``at``: time.monotonic(); ``metrics``,
+                   ``sessions``, ``bytes``, ``opened``, ``refused``, ``cpu``, and of each of its
+                   ``streams`` viewers and bytes since the last one); ``sessions`` (``id``,
+                   ``list``) when asked
 us to a viewer     ``around`` (who else is there, whether this edge drains: :mod:`edge.around`)
 us to a child      ``stop``; ``sessions`` (``id``)
 us to a viewer     ``crowded``: whether this edge is full, all its processes together
@@ -20,44 +21,30 @@ worker to us       ``waiting``: it can begin; ``released``: it writes no more
 us to the worker   ``go``: its predecessor has let go of the pages
 =================  ==========================================================================
 
-A child that dies is started again with the same sockets and eventfds. What a dead viewer process
-wanted stays wanted until its successor speaks.
+A child that dies, or says nothing for ``STUCK`` seconds, is started again with the same sockets and
+eventfds, later each time. What a dead viewer process wanted stays wanted until its successor
+speaks.
 """
 
 import asyncio
 import itertools
 import math
 import os
-import socket
-from asyncio.subprocess import Process
+import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 from common.bus.gossip import Load
-from common.runtime import metrics
-from common.runtime.control import Channel, pair
 from common.runtime.logs import Log
 from common.runtime.merge import Merger
-from common.runtime.tasks import Backoff, Running, stop_child
-from common.runtime.tasks import ended as wait_for_end
 from common.wire.gossip import fullness
+from edge.children import Child, Report
 
 log = Log("edge.supervisor")
 
-Spawn = Callable[[socket.socket], Awaitable[Process]]
-"""Starts the process; the socket is its end of the control channel."""
-
-FIRST_DELAY = 0.05
-"""Seconds before a child that died for the first time is started again."""
-
-LONGEST_DELAY = 5.0
-GRACE = 0.8
-"""Seconds that a child has to end by itself when told to."""
-
-HANG_GRACE = 0.2
-"""Seconds for a child that closed its channel and yet runs on."""
+STUCK = 15
+"""Seconds without a word from a child, which reports each second, until it counts as hung."""
 
 ASK_TIMEOUT = 1.0
 
@@ -69,117 +56,6 @@ ROOM = 0.9
 
 MAX_STATES = 8192
 """Streams whose state is remembered."""
-
-
-@dataclass(slots=True)
-class Report:
-    """The last report of a child, and the one before it."""
-
-    at: float = 0.0
-    sessions: int = 0
-    bytes: int = 0
-    opened: int = 0
-    refused: int = 0
-    cpu: float = 0.0
-    bits_per_second: float = 0.0
-    streams: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """Viewers and bits a second of each stream."""
-
-
-class Child:
-    """One child process that is started again whenever it ends."""
-
-    def __init__(self, name: str, kind: str, spawn: Spawn | None, wake: int = -1) -> None:
-        """``spawn`` is None for a child of an earlier image, which is not started again."""
-        self.name = name
-        self.kind = kind
-        self.wake = wake
-        """The eventfd of a viewer process."""
-
-        self.process: Running | None = None
-        self.channel: Channel | None = None
-        self.ready = False
-        self.wants: frozenset[str] = frozenset()
-        self.forgot = False
-        """It was started again: it wants what it wanted, and knows no states."""
-
-        self.report = Report()
-        self.waiting = asyncio.Event()
-        """It waits for its predecessor to let go."""
-
-        self.released = asyncio.Event()
-        """It writes no more; set also when it has ended."""
-
-        self._spawn = spawn
-
-    @property
-    def inherited(self) -> bool:
-        """Whether an earlier image of the supervisor started it."""
-        return self._spawn is None
-
-    @property
-    def pid(self) -> int:
-        """Its process id, 0 while it does not run."""
-        return self.process.pid if self.process and self.process.returncode is None else 0
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Tell the child something; nothing happens while it does not run."""
-        if self.channel is not None:
-            self.channel.send(message)
-
-    async def run(
-        self, heard: Callable[["Child", dict[str, Any]], None], ended: Callable[["Child"], None]
-    ) -> None:
-        """Keep it running until cancelled; stop it then."""
-        backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
-        try:
-            while True:
-                await self._start()
-                assert self.channel is not None
-                async for message in self.channel:
-                    heard(self, message)
-                code = await self._reap(GRACE if self.inherited else HANG_GRACE)
-                self.ready = False
-                self.waiting.clear()
-                self.released.set()
-                ended(self)
-                if self.inherited:
-                    log.info("child left", extra={"child": self.name, "code": code})
-                    return
-                log.warning("child ended", extra={"child": self.name, "code": code})
-                metrics.CHILD_RESTARTS.labels(kind=self.kind).inc()
-                await backoff.wait()
-        finally:
-            self.send({"t": "stop"})
-            await self._reap(GRACE, told=True)
-
-    async def _start(self) -> None:
-        if self._spawn is None:
-            return  # it runs, and has its channel
-        ours, theirs = pair()
-        try:
-            self.process = await self._spawn(theirs)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self.channel = Channel(ours)
-        log.info("child started", extra={"child": self.name, "pid": self.process.pid})
-
-    async def _reap(self, grace: float, told: bool = False) -> int:
-        """Wait for its end, which it was told of; help after ``grace`` seconds."""
-        if self.process is None:
-            return 0
-        try:
-            async with asyncio.timeout(grace):
-                return await wait_for_end(self.process)
-        except TimeoutError:
-            return await stop_child(self.process, HANG_GRACE)
-        finally:
-            if self.channel is not None:
-                self.channel.close()
-                self.channel = None
 
 
 class Supervisor:
@@ -213,6 +89,9 @@ class Supervisor:
         """What the edge can carry: bits a second, and sessions."""
 
         self.crowded = False
+        self.restarting = 0.0
+        """Seconds for which the balancers may hear nothing, while this process executes itself."""
+
         self._gone = Report()
         self._questions: dict[int, tuple[asyncio.Future[list[Any]], set[str], list[Any]]] = {}
         self._numbers = itertools.count(1)
@@ -227,6 +106,21 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             for child in dict.fromkeys([*self.own, *self.children]):
                 group.create_task(child.run(self.heard, self.ended), name=child.name)
+            while True:
+                await asyncio.sleep(1.0)
+                self.look_for_hung()
+
+    def look_for_hung(self) -> None:
+        """Kill children that have been silent for too long; call it once a second.
+
+        Calls are counted and not the clock: if this process was frozen, they were not silent.
+        """
+        for child in self.own:
+            child.silent += child.ready
+            if child.silent > STUCK and child.process is not None and child.pid:
+                log.error("child hung", extra={"child": child.name, "seconds": child.silent})
+                child.silent = 0
+                child.process.kill()
 
     def missing(self) -> str | None:
         """Return what is not ready yet, None if all is, or others serve meanwhile."""
@@ -332,6 +226,7 @@ class Supervisor:
             streams=live,
             viewers=[viewers[stream] for stream in live],
             bits=[bits[stream] for stream in live],
+            restarting=self.restarting,
         )
 
     async def sessions(self) -> list[Any]:
@@ -381,7 +276,8 @@ class Supervisor:
 
     def _report(self, child: Child, message: dict[str, Any]) -> None:
         self.merger.update(child.name, message.get("metrics", {}))
-        now, last = asyncio.get_running_loop().time(), child.report
+        # The time at which it was made: those of a restart wait, and are read in one go.
+        now, last = float(message.get("at", time.monotonic())), child.report
         sent = int(message.get("bytes", 0))
         took = now - last.at
         rate = max(0, sent - last.bytes) * 8 / took if last.at and took > 0 else 0.0

@@ -6,7 +6,6 @@ its supervisor: streams wanted, states, reports.
 """
 
 import asyncio
-import gc
 import socket
 import sys
 import time
@@ -18,14 +17,17 @@ from typing import Any
 from aiohttp import web
 
 from common.runtime import metrics
+from common.runtime.accesslog import AccessLog
 from common.runtime.control import Channel
 from common.runtime.http import retire
 from common.runtime.logs import Log
+from common.runtime.tls import Certificate
 from common.runtime.wake import Wake
 from edge import child, http
 from edge.around import Around
 from edge.config import Config
 from edge.hub import Hub
+from edge.memory import Collector
 from edge.mirrors import Mirrors
 from edge.moving import KEYFRAME, Mover
 from edge.output import ViewerContext, configured
@@ -39,15 +41,17 @@ SCAN = 0.1
 REPORT = 1.0
 """Seconds between two reports to the supervisor."""
 
-GEN2_NEVER = 1_000_000
-"""A full collection with thousands of viewers stops the process for tens of milliseconds."""
-
 
 class ViewerProcess:
     """Everything of one viewer process but how it was started."""
 
     def __init__(
-        self, config: Config, channel: Channel, wake_fd: int, listeners: Sequence[socket.socket]
+        self,
+        config: Config,
+        channel: Channel,
+        wake_fd: int,
+        listeners: Sequence[socket.socket],
+        secure: Sequence[socket.socket] = (),
     ) -> None:
         settings = config.edge
         self.sessions = Sessions(idle=settings.idle, most=settings.sessions)
@@ -57,10 +61,15 @@ class ViewerProcess:
         self.context = ViewerContext(
             self.mirrors, self.sessions, self.hub, self.mover, settings, config.node.name
         )
+        if config.log.access:
+            self.sessions.ended = AccessLog(config.log.access, config.node.name).write
+        self.memory = Collector()
         self.on_ready: Callable[[], None] = lambda: None
         self._channel = channel
         self._wake_fd = wake_fd
         self._listeners = listeners
+        self._secure = secure
+        self._certificate = Certificate(settings.tls, "edge.tls") if secure else None
         self._wanted: list[str] = []
         self._counted = _Counted(self.sessions)
         self._cpu = time.process_time()
@@ -79,12 +88,22 @@ class ViewerProcess:
         for output in served.values():
             await output.start()
         wake = Wake(self._wake_fd, self.mirrors.advance)
-        self._runner = await http.serve(app, self._listeners)
+        settings = self.context.settings
+        self._runner = await http.serve(
+            app,
+            self._listeners,
+            self._secure,
+            self._certificate,
+            crowd=settings.crowd(),
+            stall=settings.stall,
+        )
         self.on_ready()
         self._channel.send({"t": "ready"})
         try:
             async with asyncio.TaskGroup() as group:  # a job that fails ends the process
                 jobs = [group.create_task(job()) for job in (self._scan, self._report)]
+                if self._certificate is not None:
+                    jobs.append(group.create_task(self._certificate.follow()))
                 await self._listen()
                 for job in jobs:
                     job.cancel()
@@ -148,6 +167,9 @@ class ViewerProcess:
             self.mirrors.advance()
 
     async def _report(self) -> None:
+        assert self._runner is not None
+        assert self._runner.app is not None
+        bypass = self._runner.app[http.BYPASS]
         while True:
             before = time.monotonic()
             await asyncio.sleep(REPORT)
@@ -156,6 +178,8 @@ class ViewerProcess:
             self._cpu = now
             self.sessions.sweep()
             self.hub.tick(load)
+            bypass.sweep()
+            self.memory.tick(load)
             self._counted.update()
             self._want()
             self._channel.send(self._said(load))
@@ -163,6 +187,7 @@ class ViewerProcess:
     def _said(self, load: float) -> dict[str, Any]:
         return {
             "t": "report",
+            "at": time.monotonic(),
             "metrics": metrics.snapshot(),
             "sessions": self.hub.viewers() if self._retirement else len(self.sessions),
             "bytes": self.sessions.bytes.total(),
@@ -224,17 +249,11 @@ def _observe(protocol: str, seconds: float) -> None:
 async def main(given: child.Inheritance, config: Config, channel: Channel) -> None:
     """Serve viewers on inherited sockets until told to stop."""
     listeners = [socket.socket(fileno=fd) for fd in given.listen]
-    process = ViewerProcess(config, channel, given.wake[0], listeners)
-    process.on_ready = _settle_memory
+    secure = [socket.socket(fileno=fd) for fd in given.secure]
+    process = ViewerProcess(config, channel, given.wake[0], listeners, secure)
+    process.on_ready = process.memory.settle
     await process.run()
 
 
-def _settle_memory() -> None:
-    """Keep the collector away from what lives as long as the process."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(700, 10, GEN2_NEVER)
-
-
 if __name__ == "__main__":
-    sys.exit(child.run(main))
+    sys.exit(child.run(main, fast=True))

@@ -150,7 +150,7 @@ async def _report(intake: Intake, channel: Channel) -> None:
         now_cpu, now = time.process_time(), time.monotonic()
         load = (now_cpu - cpu) / (now - then)
         cpu, then = now_cpu, now
-        report = {"t": "report", "metrics": metrics.snapshot(), "cpu": load}
+        report = {"t": "report", "at": now, "metrics": metrics.snapshot(), "cpu": load}
         channel.send({**report, "sessions": 0, "bytes": 0, "opened": 0, "refused": 0})
 
 

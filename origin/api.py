@@ -4,7 +4,6 @@ Clients on this machine need no token; others need the one from ``[origin] token
 are nowhere in it.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -12,49 +11,25 @@ from aiohttp import web
 from common.errors import FormatError, StreamNotFound
 from common.media.describe import describe
 from common.media.track import Track
-from common.runtime.http import Handler
-from common.runtime.trust import trusted
+from common.runtime import admin
+from common.runtime.trust import guard
 from origin.live import LiveStream
 from origin.publisher import Publisher
 from origin.standby import Standing
 from origin.streams import Streams
 
 
-def guard(token: str) -> Callable[[Handler], Handler]:
-    """Return a decorator that lets in clients of this machine, and those with ``token``."""
-
-    def decorate(handler: Handler) -> Handler:
-        async def guarded(request: web.Request) -> web.StreamResponse:
-            if trusted(request, token):
-                return await handler(request)
-            body = {
-                "type": "about:blank",
-                "title": "Unauthorized",
-                "detail": "the API needs a token from other machines: set [origin] token",
-                "status": 401,
-            }
-            return web.json_response(
-                body,
-                status=401,
-                headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"},
-                content_type="application/problem+json",
-            )
-
-        return guarded
-
-    return decorate
-
-
 def routes(streams: Streams, token: str) -> list[web.RouteDef]:
-    """Return ``/api/v1/streams`` and ``/api/v1/streams/NAME``."""
+    """Return ``/api/v1/streams``, ``/api/v1/streams/NAME`` and ``/api/v1/restart``."""
+    guarded = guard(token, "origin")
 
-    @guard(token)
+    @guarded
     async def listing(_: web.Request) -> web.StreamResponse:
         found = [describe_stream(live) for live in streams.live()]
         found += [describe_followed(standing) for standing in streams.followed()]
         return _json({"streams": found})
 
-    @guard(token)
+    @guarded
     async def one(request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
         live = next((live for live in streams.live() if live.name == name), None)
@@ -65,7 +40,11 @@ def routes(streams: Streams, token: str) -> list[web.RouteDef]:
             raise StreamNotFound(f"{name} is not live here")
         return _json(describe_stream(live))
 
-    return [web.get("/api/v1/streams", listing), web.get("/api/v1/streams/{name}", one)]
+    return [
+        web.get("/api/v1/streams", listing),
+        web.get("/api/v1/streams/{name}", one),
+        web.post(admin.RESTART, guarded(admin.restart)),
+    ]
 
 
 def describe_stream(live: LiveStream) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from common.bus import access
 from common.bus.broadcast import Broadcast, BroadcastSettings
 from common.bus.gossip import Gossiper
 from common.errors import ConfigError, HeadwaterError
-from common.runtime import http, listen, metrics, plugins, ready
+from common.runtime import http, listen, metrics, plugins, reach, ready, reload
 from common.runtime.config import build
 from common.runtime.curve import encrypts, guarded
 from common.runtime.definitions import Definitions
@@ -155,6 +155,11 @@ def input_settings(name: str, cls: type[Input], origin: OriginSettings) -> Any:
     return build(cls.schema, tree, f"origin.inputs.{name}")
 
 
+def _redefine(definitions: Definitions, streams: Streams, fresh: Config) -> None:
+    if definitions.reload(fresh.streams):
+        streams.redefine()
+
+
 async def _pull(one: Input, stream: str, source: str) -> None:
     """Fetch a source again and again; one that ended by itself is over."""
     backoff = Backoff(first=0.5)
@@ -192,7 +197,8 @@ async def run(config: Config) -> None:
         listener = stack.enter_context(listen.bind(settings.http, setting="origin.http"))
         bounds = BroadcastSettings(repair_rate=settings.repair_rate)
         guard = await stack.enter_async_context(guarded(node, registry, origin.servers))
-        gossiper = Gossiper(node.name, settings.gossip, guard, setting="origin.gossip")
+        host = settings.public or node.address
+        gossiper = Gossiper(node.name, settings.gossip, guard, setting="origin.gossip", public=host)
         stack.callback(gossiper.close)
         bus = Broadcast(
             settings.bus,
@@ -205,7 +211,8 @@ async def run(config: Config) -> None:
         stack.callback(bus.close)
         origin.endpoints |= {"http": listen.authority(listener, settings.public)}
         origin.endpoints |= {"gossip": gossiper.authority}
-        origin.endpoints |= bus.endpoints(settings.public or "127.0.0.1")
+        at = listen.reachable(listen.parse(settings.bus, "origin.bus")[0], host)
+        origin.endpoints |= bus.endpoints(settings.public or at)
         ownership = Ownership(
             registry, node.name, origin.endpoints, Path(node.pages), Budget(node.pages_max)
         )
@@ -224,10 +231,13 @@ async def run(config: Config) -> None:
         if origin.definitions.take(await registry.definitions()):
             streams.redefine()
         await streams.adopt()
+        reload.at_once({"streams.*": partial(_redefine, origin.definitions, streams)})
         app = http.application(
             [
                 *http.health_routes(origin.missing, metrics.text),
                 *routes(streams, settings.token),
+                *reload.routes(settings.token),
+                *reach.routes(node.name, registry.nodes, settings.token),
             ]
         )
         runner = await http.serve(app, listener)

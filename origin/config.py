@@ -29,7 +29,7 @@ class OriginSettings(Settings, frozen=True):
     """Where balancers hear about this origin's load, to choose one for a publisher."""
 
     public: str = ""
-    """Host that edges use to reach this origin; 127.0.0.1 if not set."""
+    """Host that edges use to reach this origin, whatever it listens on; see ``node.address``."""
 
     token: str = ""
     """What the API asks of clients that are not on this machine; without one they are refused."""

@@ -18,7 +18,7 @@ from common.bus.intake import TICK
 from common.bus.pages import Pages
 from common.bus.upstream import NAMES, Finder, Place
 from common.errors import ConfigError, HeadwaterError
-from common.runtime import http, listen, metrics, ready
+from common.runtime import admin, http, listen, metrics, reach, ready, reload
 from common.runtime.curve import encrypts, guarded
 from common.runtime.definitions import Definitions
 from common.runtime.logs import Log
@@ -89,8 +89,8 @@ async def run(config: Config) -> None:
     sweep(root, time.time() - UNOWNED)
     async with contextlib.AsyncExitStack() as stack:
         registry = await stack.enter_async_context(open_registry(node))
-        admin = listen.bind(settings.admin, setting="relay.admin")
-        stack.callback(admin.close)
+        listener = listen.bind(settings.admin, setting="relay.admin")
+        stack.callback(listener.close)
         pages = Pages(
             root, Board.create(root), Limits(budget=Budget(node.pages_max)), config.streams
         )
@@ -103,14 +103,17 @@ async def run(config: Config) -> None:
         relay = Relay(config, pages, Finder(registry, place), everything, guard)
         stack.callback(relay.close)
         relay.intake.adopt()
+        at = listen.reachable(listen.parse(settings.bus, "relay.bus")[0], node.address)
         endpoints = {
-            "admin": listen.authority(admin),
+            "admin": listen.authority(listener),
             NAMES: ",".join(settings.upstream),
-            **relay.broadcast.endpoints(settings.public or "127.0.0.1"),
+            **relay.broadcast.endpoints(settings.public or at),
         }
-        app = http.application(Api(config, relay, endpoints).routes())
+        asked = [*reload.routes(), *reach.routes(node.name, registry.nodes)]
+        app = http.application([*Api(config, relay, endpoints).routes(), *asked])
         app.middlewares.append(http.own_host)
-        runner = await http.serve(app, admin)
+        reload.at_once({"streams.*": lambda fresh: definitions.reload(fresh.streams)})
+        runner = await http.serve(app, listener)
         stack.push_async_callback(runner.cleanup)
         await registry.register(node_entry(node, "relay", endpoints))
         stack.push_async_callback(registry.unregister, node.name)
@@ -180,6 +183,7 @@ class Api:
             *http.health_routes(lambda: None, metrics.text),
             web.get("/api/v1/node", self._node),
             web.get("/api/v1/streams", self._streams),
+            web.post(admin.RESTART, admin.restart),
         ]
 
     async def _node(self, _: web.Request) -> web.Response:

@@ -21,14 +21,14 @@ class RelaySettings(Settings, frozen=True):
     """Where edges, and relays further down, subscribe. It is not encrypted: open it to a network
     you trust, no other."""
 
-    control: str = "127.0.0.1:5561"
+    control: str = "127.0.0.1:5569"
     """Where they join and ask for repair. As ``bus``."""
 
     admin: str = "127.0.0.1:8082"
     """API, metrics and health."""
 
     public: str = ""
-    """Host that edges use to reach this relay; 127.0.0.1 if not set."""
+    """Host that edges use to reach this relay, whatever it listens on; see ``node.address``."""
 
     upstream: list[str] = msgspec.field(default_factory=list)
     """Names of the relays that this one takes streams from, while one of them is there; without

@@ -1,8 +1,7 @@
 """Tell the balancers how loaded this edge is, twice a second, on a PUB socket.
 
 The layout of a report is that of :mod:`common.wire.gossip`: topic ``b"G" + node + b"\\0"``, then
-a msgpack array ``[1, node, boot, seq, unix_ms, bw_out_bps, sessions, cpu, mem, flags,
-accepted_total, refused_total, [stream, ...]]``.
+a msgpack array ``[1, node, boot, seq, unix_ms, bw_out_bps, sessions, cpu, mem, flags, ...]``.
 """
 
 import asyncio
@@ -47,16 +46,26 @@ class Load:
     bits: list[float] = field(default_factory=list)
     """Bits a second that the viewers of each stream get."""
 
+    restarting: float = 0.0
+    """Seconds for which silence may follow, because the node restarts in place."""
+
 
 class Gossiper:
     """The PUB socket of one node."""
 
     def __init__(
-        self, node: str, address: str, guard: Guard = PLAIN, *, setting: str = "edge.gossip"
+        self,
+        node: str,
+        address: str,
+        guard: Guard = PLAIN,
+        *,
+        setting: str = "edge.gossip",
+        public: str = "",
     ) -> None:
         """Bind ``address``, ``HOST:PORT`` or port 0 for any free one, as ``guard`` says.
 
-        ``setting`` is the name of the address in errors.
+        ``setting`` is the name of the address in errors, ``public`` the host at which others reach
+        this one (:func:`common.runtime.listen.reachable`).
 
         Raises:
             ConfigError: If the address cannot be read.
@@ -93,7 +102,10 @@ class Gossiper:
             ) from error
         last = cast(bytes, self._socket.getsockopt(zmq.LAST_ENDPOINT))
         self.port = int(last.rstrip(b"\0").rpartition(b":")[2])
-        self.authority = f"{_reachable(host)}:{self.port}"
+        reachable = listen.reachable(host, public)
+        self.authority = (
+            f"[{reachable}]:{self.port}" if ":" in reachable else f"{reachable}:{self.port}"
+        )
         inherit.estate().note(setting, address, [], self.port)
 
     def send(self, load: Load) -> None:
@@ -115,6 +127,7 @@ class Gossiper:
             tuple(load.streams),
             tuple(load.viewers),
             tuple(load.bits),
+            load.restarting,
         )
         self._socket.send_multipart(encode_gossip(report), zmq.NOBLOCK)
 
@@ -138,11 +151,6 @@ class Gossiper:
             except zmq.Again:
                 return
             self._connections.sender(frame)
-
-
-def _reachable(host: str) -> str:
-    host = "127.0.0.1" if host in ("::", "0.0.0.0") else host
-    return f"[{host}]" if ":" in host else host
 
 
 def memory_used(proc: Path = Path("/proc")) -> float:

@@ -394,6 +394,8 @@ class Intake:
         for stream, entry in self._entries.items():
             entry.receiver.tally.report(stream)
             metrics.PATHS.labels(stream).set(len(entry.receiver.sources.paths))
+            if (writer := entry.receiver.shelf.writer) is not None:
+                metrics.PAGE_BYTES.labels(stream).set(writer.bytes_held)
         metrics.STREAMS_SUBSCRIBED.set(len(self._entries))
 
     def close(self) -> None:

@@ -193,6 +193,8 @@ class Receiver:
         self.term = term
         if epoch != self.epoch:
             self.epoch = epoch
+            if self.state != "absent":
+                self.state = "joining"  # nobody can read the new epoch yet
             self._pulls.repair = StreamRepair(self._limits)
             self._awaited = {}
             self._pulls.backfill = Backfill()

@@ -32,6 +32,14 @@ ROLES = {
     "balancer": "redirect viewers to the least loaded edge",
 }
 
+ELSEWHERE = {
+    "videogen": ("origin.videogen_cli", "send a generated test stream"),
+    "size": ("balancer.sizing_cli", "reckon what hardware an audience needs"),
+    "bench": ("edge.calibrate", "measure this machine for the command size"),
+    "doctor": ("common.runtime.doctor_cli", "look at this machine, and say what to do about it"),
+}
+"""Commands with a parser of their own: their modules, and what they are for."""
+
 CONFIGURATION = 2
 """Exit code for a setting that is wrong."""
 
@@ -77,12 +85,19 @@ def parser() -> argparse.ArgumentParser:
         "--datacenters", type=int, default=1, metavar="N", help="in how many datacenters (1)"
     )
     demo.add_argument("--consul", action="store_true", help="keep the registry in a real Consul")
-    commands.add_parser("videogen", help="send a generated test stream", add_help=False)
-    what = "show or check the settings"
+    for name, (_, what) in ELSEWHERE.items():
+        commands.add_parser(name, help=what, add_help=False)
+    what = "show, check or explain the settings; what a reload would change; their JSON Schema"
     settings = commands.add_parser("config", help=what, description=what)
-    settings.add_argument("action", choices=["show", "check"])
-    settings.add_argument("role", nargs="?", choices=list(ROLES), help="one role only")
+    settings.add_argument("action", choices=["show", "check", "explain", "diff", "schema"])
+    words = "one role only (show, check), options to explain, or nodes to compare (diff)"
+    settings.add_argument("names", nargs="*", metavar="WHAT", help=words)
     _configurable(settings)
+    what = "have nodes of this machine take up changed settings, all or none"
+    again = commands.add_parser("reload", help=what, description=what)
+    again.add_argument("names", nargs="+", metavar="NODE", help="one after the other")
+    again.add_argument("--dry-run", action="store_true", help="only say what would change")
+    _configurable(again)
     what = "show the public key of a node, or give it a new one"
     keys = commands.add_parser("keys", help=what, description=what)
     keys.add_argument("role", choices=list(ROLES), help="whose settings to read")
@@ -96,7 +111,8 @@ def parser() -> argparse.ArgumentParser:
     _drain_commands(commands)
     what = "restart nodes of this machine in place, with their new code and settings"
     again = commands.add_parser("restart", help=what, description=what)
-    again.add_argument("names", nargs="+", metavar="NODE", help="one after the other")
+    again.add_argument("names", nargs="*", metavar="NODE", help="one after the other")
+    again.add_argument("--pid", type=int, help="the node that runs as this process")
     _configurable(again)
     return top
 
@@ -141,8 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        if given[:1] == ["videogen"]:
-            module = importlib.import_module("origin.videogen_cli")
+        if given and given[0] in ELSEWHERE:
+            module = importlib.import_module(ELSEWHERE[given[0]][0])
             return cast(Callable[[Sequence[str]], int], module.main)(given[1:])
         arguments = parser().parse_args(given)
         return _COMMANDS.get(arguments.command, _role)(arguments)
@@ -161,18 +177,6 @@ def fail(error: HeadwaterError) -> int:
     if isinstance(error, ListenError):
         return CANNOT_LISTEN
     return CONFIGURATION if isinstance(error, ConfigError) else 1
-
-
-def overrides(pairs: Sequence[str]) -> dict[str, str]:
-    """Return ``--set`` options as a mapping.
-
-    Raises:
-        ConfigError: If one is not of the form KEY=VALUE.
-    """
-    for pair in pairs:
-        if "=" not in pair:
-            raise ConfigError("--set", f"{pair!r} is not of the form section.key=value")
-    return dict(cast(tuple[str, str], pair.split("=", 1)) for pair in pairs)
 
 
 def _expected(error: Exception) -> HeadwaterError:
@@ -195,7 +199,7 @@ def _configurable(command: argparse.ArgumentParser) -> None:
 
 
 def _load(schema: type[Any], arguments: argparse.Namespace) -> Any:
-    return config.load(schema, arguments.config, overrides(arguments.set), os.environ)
+    return config.load(schema, arguments.config, config.overrides(arguments.set), os.environ)
 
 
 def _app(role: str) -> Role:
@@ -216,13 +220,32 @@ def _role(arguments: argparse.Namespace) -> int:
         role.check(settings)
         restart.check_addresses(settings)
         return 0
-    asyncio.run(restart.serve(settings.node, role.run(settings)))
+    from common.runtime import reload
+
+    def read() -> Any:
+        fresh = _load(role.Config, arguments)
+        role.check(fresh)
+        return fresh
+
+    reloader = reload.begin(arguments.command, settings, read, arguments.config)
+    job = reload.alongside(reloader, settings.node.watch, role.run(settings))
+    asyncio.run(restart.serve(settings.node, job, [reloader.forbid]))
     return 0
 
 
 def _config(arguments: argparse.Namespace) -> int:
-    _load(Machine, arguments)
-    for role in [arguments.role] if arguments.role else ROLES:
+    from common.runtime import cli_config
+
+    machine: Machine = _load(Machine, arguments)
+    if arguments.action not in ("show", "check"):
+        running = {}
+        if arguments.action == "explain":
+            running = {role: config.dump(_load(_schema(role), arguments)) for role in ROLES}
+        return cli_config.main(arguments, machine.node, running)
+    for name in arguments.names:
+        if name not in ROLES:
+            raise ConfigError(name, f"no such role{config.suggestion(name, ROLES)}")
+    for role in arguments.names or ROLES:
         settings = _load(_schema(role), arguments)
         if arguments.action == "check":
             _app(role).check(settings)
@@ -261,11 +284,24 @@ async def _ask(machine: Machine, question: Callable[[Registry], Awaitable[T]]) -
         return answer
 
 
+def _reload(arguments: argparse.Namespace) -> int:
+    from common.runtime import cli_config
+
+    machine: Machine = _load(Machine, arguments)
+    cli_config.reload_nodes(machine.node, arguments.names, arguments.dry_run, print)
+    return 0
+
+
 def _restart(arguments: argparse.Namespace) -> int:
     from common.runtime import restarting
 
     machine: Machine = _load(Machine, arguments)
-    restarting.restart(machine.node, arguments.names, print)
+    names = list(arguments.names)
+    if arguments.pid is not None:
+        names.append(restarting.named(machine.node, arguments.pid))
+    if not names:
+        raise ConfigError("NODE", "say which node, by its name or with --pid")
+    restarting.restart(machine.node, names, print)
     return 0
 
 
@@ -392,6 +428,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "demo": _demo,
     "drain": _drain,
     "nodes": _nodes,
+    "reload": _reload,
     "restart": _restart,
     "solo": _solo,
     "streams": _streams,

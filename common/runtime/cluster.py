@@ -119,6 +119,10 @@ class Cluster:
             for watcher in watchers:
                 watcher.cancel()
 
+    def serves(self, name: str) -> bool:
+        """Return whether a node has said that it is ready."""
+        return ready.read(self._run, name) is not None
+
     async def announced(self, name: str) -> ready.Ready:
         """Wait until a node says that it is ready."""
         found = None

@@ -9,8 +9,8 @@ import msgspec
 
 from common.errors import ConfigError
 from common.names import base_name
-from common.runtime.consul_settings import ConsulSettings
-from common.runtime.loader import SECTIONS, Settings, build, dump, load
+from common.runtime.consul_settings import ConsulSettings, credential
+from common.runtime.loader import SECTIONS, Settings, build, dump, load, overrides, suggestion
 from common.runtime.units import Duration, Size
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "build",
     "dump",
     "load",
+    "overrides",
+    "suggestion",
 ]
 
 
@@ -40,6 +42,11 @@ class NodeSettings(Settings, frozen=True):
 
     tags: list[str] = msgspec.field(default_factory=list)
     """Words that balancers may prefer or avoid."""
+
+    address: str = ""
+    """Host or address at which other nodes reach this one, where its sockets do not listen on
+    loopback. Without it that is the address a socket listens on, or, for ``[::]`` and ``0.0.0.0``,
+    the one that this machine has towards its default route."""
 
     latitude: float | None = None
     """Degrees north; together with ``longitude``, viewers are sent to what is near to them."""
@@ -65,8 +72,8 @@ class NodeSettings(Settings, frozen=True):
 
     keys: str = ""
     """File with the secret key of this node; it is made when the node starts for the first time.
-    Default: ``$STATE_DIRECTORY``, ``/var/lib/headwater`` as root, else one of the user's, and
-    ``keys/NAME.key`` in it."""
+    Default: the credential ``node.key`` if systemd has passed one, else ``$STATE_DIRECTORY``,
+    ``/var/lib/headwater`` as root, else one of the user's, and ``keys/NAME.key`` in it."""
 
     bus_security: Literal["auto", "curve", "none"] = "auto"
     """Whether bus, control and gossip are encrypted (CURVE) and open to registered nodes alone.
@@ -74,16 +81,19 @@ class NodeSettings(Settings, frozen=True):
     everybody who reaches their ports can take every stream, so keep them on a network of their
     own."""
 
+    watch: bool = False
+    """Reload whenever the configuration file has changed; else on request, ``headwater reload``."""
+
     consul: ConsulSettings = msgspec.field(default_factory=ConsulSettings)
     """The Consul that keeps the registry of several machines."""
 
     def __post_init__(self) -> None:
         """Fill the folders that were not set."""
         defaults = {
-            "keys": str(_state_folder() / "keys" / f"{self.name}.key"),
+            "keys": credential("node.key") or str(state_folder() / "keys" / f"{self.name}.key"),
             "run": str(_run_folder()),
             "pages": f"/dev/shm/headwater-{self.name}",
-            "registry": str(_state_folder() / "registry"),
+            "registry": str(state_folder() / "registry"),
         }
         for field, value in defaults.items():
             if not getattr(self, field):
@@ -96,8 +106,13 @@ class LogSettings(Settings, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least important events to show."""
 
-    style: Literal["text", "json"] = "text"
-    """One line of words, or one JSON object a line."""
+    style: Literal["auto", "text", "json", "journal"] = "auto"
+    """A line of words, a JSON object a line, or fields for journald. ``auto``: words on a terminal,
+    fields under systemd, else JSON."""
+
+    access: str = ""
+    """File to which an edge appends one JSON line for each viewer's visit that has ended; none if
+    not set. ``docs/reference/logs.md`` has the format."""
 
 
 class StreamSettings(Settings, frozen=True):
@@ -161,7 +176,8 @@ def _run_folder() -> Path:
     return Path(user, "headwater") if user else Path(f"/tmp/headwater-{os.geteuid()}")
 
 
-def _state_folder() -> Path:
+def state_folder() -> Path:
+    """Return where what has to outlive a reboot is kept, if no setting says so."""
     given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     if given:
         return Path(given)

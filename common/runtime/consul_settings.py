@@ -20,7 +20,8 @@ class ConsulSettings(Settings, frozen=True):
     """ACL token. Better in ``token_file``, or in the environment."""
 
     token_file: str = ""
-    """File that holds the ACL token."""
+    """File that holds the ACL token. Default: the credential ``consul.token`` if systemd has passed
+    one (``LoadCredential`` of the unit)."""
 
     ca: str = ""
     """PEM file of the authority that signed the agent's certificate; the system's if not set."""
@@ -62,9 +63,21 @@ class ConsulSettings(Settings, frozen=True):
         Raises:
             ConfigError: If its file cannot be read.
         """
-        if not self.token_file:
-            return self.token or os.environ.get("CONSUL_HTTP_TOKEN", "")
+        given = self.token or os.environ.get("CONSUL_HTTP_TOKEN", "")
+        file = self.token_file or ("" if given else credential("consul.token"))
+        if not file:
+            return given
         try:
-            return Path(self.token_file).read_text().strip()
+            return Path(file).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError("node.consul.token_file", str(error)) from error
+
+
+def credential(name: str) -> str:
+    """Return the path of a secret that systemd has passed to this unit, empty if it has not.
+
+    Its commands besides the main one (``ExecReload``) know the folder, but may not look into it.
+    """
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    path = os.path.join(folder, name)
+    return path if folder and os.access(path, os.R_OK) else ""

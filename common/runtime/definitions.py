@@ -31,6 +31,7 @@ class Definitions(Mapping[str, StreamSettings]):
         """``file`` holds the streams of the configuration file."""
         self._file = dict(file)
         self._written: Mapping[str, Mapping[str, Any]] = {}
+        self._read: dict[str, StreamSettings] = {}
         self._all = dict(file)
 
     def __getitem__(self, name: str) -> StreamSettings:
@@ -50,13 +51,21 @@ class Definitions(Mapping[str, StreamSettings]):
         if written == self._written:
             return False
         self._written = dict(written)
-        read: dict[str, StreamSettings] = {}
+        self._read = {}
         for name, tree in list(written.items())[:MAX_DEFINITIONS]:
             try:
-                read[name] = checked(name, tree)
+                self._read[name] = checked(name, tree)
             except ConfigError as error:
                 log.warning("definition not used", extra={"error": str(error)})
-        before, self._all = self._all, {**read, **self._file}
+        return self._combine()
+
+    def reload(self, file: Mapping[str, StreamSettings]) -> bool:
+        """Take in another file; return whether anything has changed."""
+        self._file = dict(file)
+        return self._combine()
+
+    def _combine(self) -> bool:
+        before, self._all = self._all, {**self._read, **self._file}
         return before != self._all
 
     async def follow(

@@ -216,6 +216,8 @@ class Demo:
             "node.consul": {"address": self._address(plan.datacenter)},
             plan.role: plan.settings,
         }
+        if plan.role == "edge":  # all edges end together: there is nowhere for viewers to go
+            sections["edge"] = {**plan.settings, "drain": "0s"}
         if plan.role == "origin":
             sections[f"streams.{TEST}"] = {"source": "videogen://"}
             sections[f"streams.{LIVE}"] = {"key": self._key}

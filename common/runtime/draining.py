@@ -13,7 +13,7 @@ from collections.abc import Callable
 import aiohttp
 
 from common.errors import NodeUnavailable
-from common.runtime.registry import NodeEntry, Registry
+from common.runtime.registry import NodeEntry, Registry, url_of
 
 INTERVAL = 0.5
 """Seconds between two looks at the progress."""
@@ -107,7 +107,7 @@ async def _viewers(client: aiohttp.ClientSession, registry: Registry, name: str)
         return int(tree["sessions"]) if tree["draining"] else NOT_SEEN
     for entry in entries:
         if entry.role == "balancer":
-            found = await _get(client, f"http://{entry.endpoints['http']}/api/v1/nodes")
+            found = await _get(client, f"{url_of(entry.endpoints['http'])}/api/v1/nodes")
             for one in found if isinstance(found, list) else ():
                 if one.get("node") == name and "sessions" in one:
                     return int(one["sessions"])

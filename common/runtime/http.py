@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from aiohttp import web
 
 from common.errors import AccessDenied, HeadwaterError, NodeUnavailable, StreamNotFound
+from common.runtime import metrics, serving
 from common.runtime.logs import Log
 
 log = Log("http")
@@ -19,11 +20,11 @@ log = Log("http")
 RETIRING: web.AppKey[asyncio.Event] = web.AppKey("retiring", asyncio.Event)
 """Set while a server lets its clients go: each answer is the last one of its connection."""
 
-KEEPALIVE = 15.0
-"""Seconds that an idle connection is kept; aiohttp's runner would keep it for an hour."""
+BODY_DEADLINE = 10.0
+"""Seconds from the end of a request's header to the end of its body."""
 
-SHUTDOWN = 0.5
-"""Seconds that requests under way get when the server stops."""
+LINGER = 2.0
+"""Seconds that the rest of a body is read for which nobody has a use."""
 
 LEAST_LINGER = 0.5
 """Seconds that a server which retires goes on at least."""
@@ -70,6 +71,21 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except HeadwaterError as error:
         return problem(error, cors=True)
+
+
+@web.middleware
+async def bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Have the whole body of a request in time, before anybody asks for it."""
+    if request.can_read_body:
+        try:
+            async with asyncio.timeout(BODY_DEADLINE):
+                await request.read()
+        except TimeoutError:
+            metrics.CONNECTIONS_CUT.labels("body").inc()
+            late = web.Response(status=408, text="the body took too long\n")
+            late.force_close()
+            return late
+    return await handler(request)
 
 
 def problem(error: HeadwaterError, *, cors: bool = False) -> web.Response:
@@ -122,7 +138,7 @@ def health_routes(
 
 def application(routes: Iterable[web.AbstractRouteDef] = ()) -> web.Application:
     """Return an application with the error middleware and ``routes``."""
-    app = web.Application(middlewares=[errors], client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[errors, bodies], client_max_size=MAX_BODY)
     app.add_routes(list(routes))
     retirable(app)
     return app
@@ -149,14 +165,20 @@ async def retire(runner: web.AppRunner, limit: float) -> None:
     """
     assert runner.app is not None
     runner.app[RETIRING].set()
-    for site in tuple(runner.sites):
+    sites = tuple(runner.sites)
+    for site in sites:
         await site.stop()
     server = runner.server
+    doors = [site.door for site in sites if isinstance(site, serving.DoorSite)]
+
+    def left() -> bool:
+        return any(door.pending for door in doors) or bool(server and server.connections)
+
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(limit):
             # A connection accepted a moment ago is not in the list yet.
             await asyncio.sleep(min(limit, LEAST_LINGER))
-            while server is not None and server.connections:  # noqa: ASYNC110 - aiohttp has no event
+            while left():  # noqa: ASYNC110 - aiohttp has no event
                 await asyncio.sleep(RETIRE_LOOK)
 
 
@@ -167,15 +189,4 @@ async def preflight(_: web.Request) -> web.Response:
 
 async def serve(app: web.Application, *listeners: socket.socket) -> web.AppRunner:
     """Serve ``app`` on bound sockets; ``cleanup()`` of the runner that is returned ends it."""
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        auto_decompress=False,  # a small gzip body must not become a large one
-        keepalive_timeout=KEEPALIVE,
-        shutdown_timeout=SHUTDOWN,
-        handle_signals=False,
-    )
-    await runner.setup()
-    for listener in listeners:
-        await web.SockSite(runner, listener).start()
-    return runner
+    return await serving.serve(app, listeners, lingering_time=LINGER)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 from pathlib import Path
@@ -108,6 +109,38 @@ def authority(listener: socket.socket, host: str = "") -> str:
         bound = "127.0.0.1"
     bound = host or bound
     return f"[{bound}]:{port}" if ":" in bound else f"{bound}:{port}"
+
+
+def announced(listener: socket.socket, public: str = "") -> str:
+    """Return ``HOST:PORT`` at which other nodes reach ``listener`` (:func:`reachable`)."""
+    return authority(listener, reachable(listener.getsockname()[0], public))
+
+
+def reachable(host: str, public: str = "") -> str:
+    """Return the host at which other nodes reach what listens on ``host``, for the registry.
+
+    ``public`` is what the configuration says of that. What listens on loopback is reached there
+    and nowhere else; for a wildcard address without ``public``, it is this machine's own address.
+    """
+    if host in ("::", "0.0.0.0"):
+        return public or _own()
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return host
+    return public or host
+
+
+def _own() -> str:
+    """Return the address from which this machine speaks to others; 127.0.0.1 if it cannot.
+
+    Nothing is sent: a UDP socket that is connected only looks for the way to an address that is
+    reserved for documentation (RFC 5737, RFC 3849).
+    """
+    for family, other in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as one:
+            one.connect((other, 9))
+            return str(one.getsockname()[0])
+    return "127.0.0.1"
 
 
 def holder(port: int, udp: bool = False) -> str:

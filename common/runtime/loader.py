@@ -48,7 +48,7 @@ def load(
     Raises:
         ConfigError: If a setting is unknown, missing, or has a wrong value.
     """
-    tree = _read(Path(path)) if path is not None else {}
+    tree = read(Path(path)) if path is not None else {}
     for section in tree:
         if section not in SECTIONS:
             raise ConfigError(section, f"unknown section{suggestion(section, SECTIONS)}")
@@ -67,6 +67,21 @@ def load(
     if "node" in known and len(role) == 1 and isinstance(tree.setdefault("node", {}), dict):
         tree["node"].setdefault("name", role[0])
     return build(schema, tree)
+
+
+def overrides(pairs: typing.Iterable[str]) -> dict[str, str]:
+    """Return ``--set`` options as a mapping.
+
+    Raises:
+        ConfigError: If one is not of the form KEY=VALUE.
+    """
+    given = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError("--set", f"{pair!r} is not of the form section.key=value")
+        given[key] = text
+    return given
 
 
 def build(schema: type[T], tree: Any, path: str = "") -> T:
@@ -130,7 +145,12 @@ def _plain(reason: str) -> str:
     return reason
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """Return the tables of a file.
+
+    Raises:
+        ConfigError: If it cannot be read, or is no TOML.
+    """
     try:
         data = path.read_bytes()
         if len(data) > MAX_FILE:

@@ -11,7 +11,16 @@ import time
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TextIO
 
-_SECRET = re.compile(r"(key|token|password|secret)=[^&\s]+")
+_SECRET = re.compile(r"(key|token|password|secret)=[^&\s]+", re.IGNORECASE)
+_BEARER = re.compile(r"(Bearer) [^\s\"']+", re.IGNORECASE)
+_PREFIX = re.compile(r"/~[^/\s?]+")
+"""A token in front of a path."""
+
+_NAMES = frozenset(("key", "token", "password", "secret", "authorization"))
+_HIDDEN = "***"
+
+BURST = 100
+"""Times a second that the same event of the same logger is written."""
 _PLAIN = re.compile(r"[^\s\"=]+")
 
 
@@ -76,10 +85,8 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
-        pairs = " ".join(f"{k}={_quote(v)}" for k, v in getattr(record, "context", {}).items())
         clock = f"{self.formatTime(record, '%H:%M:%S')}.{int(record.msecs):03d}"
-        line = f"{clock} {record.levelname} {record.name} "
-        line += redact(f"{record.getMessage()} {pairs}".rstrip())
+        line = f"{clock} {record.levelname} {record.name} {words(record)}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -93,22 +100,69 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": redact(record.getMessage()),
-            **{k: _redacted(v) for k, v in getattr(record, "context", {}).items()},
+            **shown(record),
         }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
         return json.dumps(entry, default=str)
 
 
+class Flood(logging.Filter):
+    """Lets the same event of the same logger pass ``BURST`` times a second, and counts the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._second = 0
+        self._passed: dict[tuple[str, str], int] = {}
+        self._held: dict[tuple[str, str], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether an event is to be written."""
+        if int(record.created) != self._second:
+            self._second, self._passed = int(record.created), {}
+        what = record.name, str(record.msg)
+        self._passed[what] = self._passed.get(what, 0) + 1
+        if self._passed[what] > BURST and record.levelno < logging.ERROR:
+            self._held[what] = self._held.get(what, 0) + 1
+            return False
+        if held := self._held.pop(what, 0):
+            record.context = {**getattr(record, "context", {}), "held": held}
+        return True
+
+
 def redact(text: str) -> str:
     """Return ``text`` without the values of keys and tokens."""
-    return _SECRET.sub(r"\1=***", text)
+    text = _SECRET.sub(r"\1=***", text)
+    return _PREFIX.sub("/~***", _BEARER.sub(r"\1 ***", text))
+
+
+def shown(record: logging.LogRecord) -> dict[str, object]:
+    """Return the values of an event, without secrets."""
+    context: dict[str, object] = getattr(record, "context", {})
+    return {k: _HIDDEN if k.lower() in _NAMES else _redacted(v) for k, v in context.items()}
+
+
+def words(record: logging.LogRecord) -> str:
+    """Return ``event key=value``, without secrets."""
+    pairs = " ".join(f"{k}={_quote(v)}" for k, v in shown(record).items())
+    return redact(f"{record.getMessage()} {pairs}".rstrip())
 
 
 def configure(level: str = "info", style: str = "text", stream: TextIO | None = None) -> None:
-    """Send all logs to ``stream`` (standard error)."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    """Send all logs to ``stream`` (standard error).
+
+    ``style`` is ``text``, ``json``, ``journal``, or ``auto``: what fits where the stream leads.
+    """
+    from common.runtime import journal  # which needs this module
+
+    stream = stream or sys.stderr
+    if style == "auto":
+        style = "text" if stream.isatty() else "journal" if journal.connected(stream) else "json"
+    handler: logging.Handler = logging.StreamHandler(stream)
+    if style == "journal":
+        handler = journal.JournalHandler()
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    handler.addFilter(Flood())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -39,7 +39,10 @@ _WORDS: dict[Any, str] = {
 _CONFIGURATION = """
 One TOML file serves all roles of a machine. Each setting can also come from the environment, as
 `HEADWATER_SECTION__KEY`, and from the command line, as `--set section.key=value`; the command line
-wins. A duration is a number of seconds or has a unit (`"500ms"`, `"2s"`, `"5m"`), a size is a
+wins. `headwater config explain KEY` says the same as this page, and where the value comes from;
+`headwater config schema` prints a JSON Schema ([here](configuration.schema.json)) for editors. How
+changes are taken up while a node runs: [how-to/configure.md](how-to/configure.md).
+A duration is a number of seconds or has a unit (`"500ms"`, `"2s"`, `"5m"`), a size is a
 number of bytes or has one (`"64KiB"`, `"2GB"`). An address is `HOST:PORT`; `[::]` is IPv6 and
 IPv4 alike, port 0 any free one.
 """
@@ -76,10 +79,18 @@ def measurements() -> str:
     return "\n\n".join(["# Metrics", NOTE, _METRICS.strip(), "\n".join(rows)]) + "\n"
 
 
+def schema() -> str:
+    """Return the JSON Schema of a configuration file."""
+    from common.runtime.options import json_schema  # which needs this module
+
+    return json.dumps(json_schema(), indent=2) + "\n"
+
+
 def main(folder: Path) -> None:
-    """Write both files into ``folder``."""
+    """Write all files into ``folder``."""
     (folder / "configuration.md").write_text(configuration())
     (folder / "metrics.md").write_text(measurements())
+    (folder / "configuration.schema.json").write_text(schema())
 
 
 def docstrings(schema: type[Any]) -> dict[str, str]:
@@ -104,18 +115,19 @@ def _section(name: str, schema: type[Settings]) -> list[str]:
             inner += _section(f"{name}.{field.name}", hints[field.name])
             continue
         default = "" if _default(field) is None else f", default `{_default(field)}`"
-        parts.append(f"### `{field.name}`\n\n{_type(hints[field.name])}{default}")
+        parts.append(f"### `{field.name}`\n\n{type_words(hints[field.name])}{default}")
         parts.append(words.get(field.name, "").replace("``", "`"))
     return [part for part in [*parts, *inner] if part]
 
 
-def _type(hint: Any) -> str:
+def type_words(hint: Any) -> str:
+    """Return the type of a setting in words."""
     if typing.get_origin(hint) is typing.Literal:
         return " or ".join(f"`{json.dumps(choice)}`" for choice in typing.get_args(hint))
     if typing.get_origin(hint) is dict:
         return "tables"
     if typing.get_origin(hint) in (list, tuple):
-        return f"list of {_type(typing.get_args(hint)[0])}"
+        return f"list of {type_words(typing.get_args(hint)[0])}"
     return _WORDS.get(hint, str(hint))
 
 

@@ -16,6 +16,9 @@ MAX_SERIES = 20_000
 """Samples that a supervisor takes from one child."""
 
 _ONE_EACH = frozenset({"headwater_build_info", "headwater_process_start_time_seconds"})
+_LEAST = frozenset({"headwater_tls_certificate_expiry_timestamp_seconds"})
+"""Gauges of which the least one is told, not the sum; those that nobody has set are 0."""
+
 _Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
@@ -80,7 +83,10 @@ def _sum(snapshots: list[Snapshot]) -> dict[str, tuple[str, str, dict[_Key, floa
             known = sums.setdefault(name, (kind, documentation, {}))[2]
             for sample, labels, value in samples:
                 key = (sample, tuple((label, text) for label, text in labels))
-                known[key] = known.get(key, 0.0) + value
+                if name in _LEAST:
+                    known[key] = min(filter(None, (known.get(key), value)), default=0.0)
+                else:
+                    known[key] = known.get(key, 0.0) + value
     return sums
 
 

@@ -134,6 +134,21 @@ REQUESTS_REDIRECTED = _counter(
 DRAINING = _gauge("draining", "Whether the viewers of this node are being moved away.")
 CHILD_RESTARTS = _counter("child_restarts", "Child processes started again.", "kind")
 
+# Connections, of every role that serves HTTP.
+CONNECTIONS_REFUSED = _counter(
+    "connections_refused",
+    "Connections not let in; reason: full, address (too many from there), files (no descriptors).",
+    "reason",
+)
+CONNECTIONS_CUT = _counter(
+    "connections_cut", "Connections ended; reason: what of a request came too slowly.", "reason"
+)
+TLS_HANDSHAKES_FAILED = _counter("tls_handshakes_failed", "TLS connections that never began.")
+TLS_RELOADS = _counter("tls_reloads", "New certificate files; reason: loaded or failed.", "reason")
+TLS_EXPIRY = _gauge(
+    "tls_certificate_expiry_timestamp_seconds", "Unix time at which the certificate in use ends."
+)
+
 # Pages.
 PAGES = _gauge("pages", "Track pages held.", "stream")
 PAGE_BYTES = _gauge("page_bytes", "Bytes of track pages held.", "stream")
@@ -152,6 +167,10 @@ EDGES_ELIGIBLE = _gauge("edges_eligible", "Edges that can take viewers.")
 # Every process.
 BUILD_INFO = Gauge("headwater_build_info", "1, by version.", ["version"], registry=REGISTRY)
 BUILD_INFO.labels(version=__version__).set(1)
+CONFIG_LAST_RELOAD_SUCCESSFUL = _gauge(
+    "config_last_reload_successful", "1 if the last reload of the settings was taken up, else 0."
+)
+CONFIG_LAST_RELOAD_SUCCESSFUL.set(1)
 LOOP_LAG = _gauge("loop_lag_seconds", "How late the event loop runs its timers.", "kind")
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from common.runtime import inherit
+from common.runtime import inherit, notify
 from common.runtime.config import NodeSettings
 
 MAX_REFUSED = 10
@@ -39,13 +39,17 @@ class Ready:
 def announce(
     node: NodeSettings, endpoints: Mapping[str, str], children: Sequence[int] = ()
 ) -> Path:
-    """Write the file that says this node is ready; return its path."""
+    """Write the file that says this node is ready, and tell systemd; return its path."""
     generation = inherit.estate().handover.generation
-    return _write(node, Ready(dict(endpoints), os.getpid(), tuple(children), generation))
+    path = _write(node, Ready(dict(endpoints), os.getpid(), tuple(children), generation))
+    restarts = f", restarted in place {generation} times" if generation else ""
+    notify.ready(f"{node.name} serves{restarts}")
+    return path
 
 
 def refuse(node: NodeSettings, reason: str) -> None:
     """Add to the file why a restart was refused; nothing happens if the node was not ready."""
+    notify.refused(reason)
     known = read(node.run, node.name)
     if known is not None:
         _write(node, replace(known, refused=(*known.refused, reason)[-MAX_REFUSED:]))

@@ -13,14 +13,15 @@ import json
 import os
 import signal
 import sys
+import time
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.errors import HeadwaterError, NodeUnavailable
-from common.runtime import inherit, listen, ready
+from common.runtime import inherit, listen, notify, ready
 from common.runtime.config import NodeSettings
 from common.runtime.logs import Log
 from common.runtime.tasks import ended, run_until_signalled, spawn_child, stop_child
@@ -60,6 +61,11 @@ class Restart:
 
     def __init__(self, node: NodeSettings) -> None:
         self.node = node
+        self.took = 0.0
+        """Seconds that the last check took: the next image begins about as fast."""
+
+        self.guards: list[Callable[[], None]] = []
+        """Called before anything is done; raise :exc:`RestartRefused` to prevent it."""
         self._hand_over: HandOver | None = None
         self._busy = False
         self._role: asyncio.Task[None] | None = None
@@ -82,8 +88,12 @@ class Restart:
         if self._busy:
             raise RestartRefused("a restart is under way already")
         self._busy = True
+        began = time.monotonic()
         try:
+            for guard in self.guards:
+                guard()
             await _check()
+            self.took = time.monotonic() - began
         finally:
             self._busy = False
 
@@ -109,6 +119,7 @@ class Restart:
         if self._hand_over is None:
             assert self._role is not None
             self._sockets = sockets
+            notify.reloading()
             self._role.cancel()
             return
         try:
@@ -124,6 +135,7 @@ class Restart:
         """Run a role until it is stopped; if a restart stopped it, execute the program again."""
         self._role = asyncio.ensure_future(role)
         loop = asyncio.get_running_loop()
+        watchdog = loop.create_task(notify.watchdog(), name="watchdog")
         terminal = _has_terminal()
 
         def told() -> None:
@@ -134,7 +146,10 @@ class Restart:
 
         loop.add_signal_handler(signal.SIGHUP, told)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # see _execute
-        await run_until_signalled(_shielding(self._role, lambda: self._sockets is not None))
+        try:
+            await run_until_signalled(_shielding(self._role, lambda: self._sockets is not None))
+        finally:
+            watchdog.cancel()
         if self._sockets is not None:
             _execute(self._sockets, Legacy())
 
@@ -223,6 +238,7 @@ def _execute(sockets: Mapping[str, inherit.Passed], legacy: Legacy) -> None:
 
     SIGHUP waits until that has its handler: by default it would end the process.
     """
+    notify.reloading()
     generation = inherit.estate().handover.generation + 1
     file = inherit.leave(sockets, legacy.state, generation, legacy.fds)
     argv = command()
@@ -253,10 +269,18 @@ def hand_over(prepare: HandOver) -> None:
         _current.hand_over(prepare)
 
 
-async def serve(node: NodeSettings, role: Coroutine[Any, Any, None]) -> None:
-    """Run a role as the one of this process, until SIGTERM or SIGINT."""
+async def serve(
+    node: NodeSettings,
+    role: Coroutine[Any, Any, None],
+    guards: Sequence[Callable[[], None]] = (),
+) -> None:
+    """Run a role as the one of this process, until SIGTERM or SIGINT.
+
+    ``guards`` may refuse a restart (:attr:`Restart.guards`).
+    """
     global _current  # a process has one command line to execute again
     _current = Restart(node)
+    _current.guards += guards
     try:
         await _current.run(role)
     finally:

@@ -4,6 +4,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import unquote
 
 from common.errors import HeadwaterError, NodeUnavailable
 from common.runtime import ready
@@ -33,17 +35,45 @@ def restart(
         RestartFailed: If one does not come back with a new image; those after it are left alone.
     """
     for name in names:
-        before = _running(node, name)
+        before = running(node, name)
         os.kill(before.pid, signal.SIGHUP)
-        began = time.monotonic()
-        while not _over(node, name, before):
-            if time.monotonic() - began > timeout:
-                raise RestartFailed(f"{name} is not ready again after {timeout:.0f} s; see its log")
-            time.sleep(LOOK)
-        tell(f"{name} restarted in {time.monotonic() - began:.1f} s")
+        tell(f"{name} restarted in {wait(node, name, before, timeout):.1f} s")
 
 
-def _running(node: NodeSettings, name: str) -> ready.Ready:
+def named(node: NodeSettings, pid: int) -> str:
+    """Return the name of the node that runs as process ``pid``, as a unit of systemd knows it.
+
+    Raises:
+        NodeUnavailable: If that process is no node that is ready.
+    """
+    for path in Path(node.run).glob("*.ready.json"):
+        name = unquote(path.name.removesuffix(".ready.json"))
+        found = ready.read(node.run, name)
+        if found is not None and found.pid == pid:
+            return name
+    raise NodeUnavailable(f"process {pid} is no node that is ready, with node.run = {node.run!r}")
+
+
+def wait(node: NodeSettings, name: str, before: ready.Ready, timeout: float = TIMEOUT) -> float:
+    """Wait until a node that was told to restart is back; return the seconds it took.
+
+    Raises:
+        RestartFailed: If it does not come back with a new image.
+    """
+    began = time.monotonic()
+    while not _over(node, name, before):
+        if time.monotonic() - began > timeout:
+            raise RestartFailed(f"{name} is not ready again after {timeout:.0f} s; see its log")
+        time.sleep(LOOK)
+    return time.monotonic() - began
+
+
+def running(node: NodeSettings, name: str) -> ready.Ready:
+    """Return what a node of this machine announced.
+
+    Raises:
+        NodeUnavailable: If none of that name runs here.
+    """
     found = ready.read(node.run, name)
     if found is None or not start_time(found.pid):
         raise NodeUnavailable(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.runtime import notify
 from common.runtime.cluster import Cluster, Node, NodeDied
 from common.runtime.config import NodeSettings
 from common.runtime.logs import Log
@@ -16,6 +17,9 @@ from common.runtime.tasks import Backoff, run_until_signalled
 log = Log("solo")
 
 ROLES = ("origin", "edge", "balancer")
+
+LOOK = 0.1
+"""Seconds between two looks whether a node serves."""
 
 _FATAL = (2, 3)
 """Exit codes that another attempt would not change: configuration, cannot listen."""
@@ -43,10 +47,20 @@ async def supervise(cluster: Cluster) -> None:
     """
     try:
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(notify.watchdog(), name="watchdog")
             for node in cluster.nodes:
                 tasks.create_task(_keep(node), name=f"keep {node.name}")
+            tasks.create_task(_announce(cluster), name="announce")
     finally:
         await cluster.stop()
+
+
+async def _announce(cluster: Cluster) -> None:
+    """Tell systemd when all nodes serve."""
+    for node in cluster.nodes:
+        while not cluster.serves(node.name):  # noqa: ASYNC110 - a file that another process writes
+            await asyncio.sleep(LOOK)
+    notify.ready()
 
 
 async def _keep(node: Node) -> None:

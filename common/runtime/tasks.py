@@ -10,6 +10,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import IO, Any, Protocol
 
+from common.runtime import notify
 from common.runtime.logs import Log
 
 log = Log("tasks")
@@ -35,6 +36,7 @@ async def run_until_signalled(role: Coroutine[Any, Any, None]) -> None:
         if told:
             os._exit(INTERRUPTED)
         told = True
+        notify.stopping()
         task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):

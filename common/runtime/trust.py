@@ -2,11 +2,42 @@
 
 import hmac
 import ipaddress
+from collections.abc import Callable
 
 from aiohttp import web
 
+from common.runtime.http import Handler
+
 _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 """Headers of a proxy: the client is then not the one on this machine."""
+
+
+def guard(token: str, section: str) -> Callable[[Handler], Handler]:
+    """Return a decorator that lets in clients of this machine, and those with ``token``.
+
+    ``section`` of the configuration is where the token is set, for those who are refused.
+    """
+
+    def decorate(handler: Handler) -> Handler:
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            if trusted(request, token):
+                return await handler(request)
+            body = {
+                "type": "about:blank",
+                "title": "Unauthorized",
+                "detail": f"the API needs a token from other machines: set [{section}] token",
+                "status": 401,
+            }
+            return web.json_response(
+                body,
+                status=401,
+                headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"},
+                content_type="application/problem+json",
+            )
+
+        return guarded
+
+    return decorate
 
 
 def trusted(request: web.BaseRequest, token: str) -> bool:

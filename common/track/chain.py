@@ -1,11 +1,12 @@
 """The chain of pages of one track, as its writer keeps it."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import StoreFull
-from common.track.page import Buffer, Disk, PageName, PageWriter
+from common.track.page import Buffer, Disk, PageName, PageWriter, retire_page
 from common.track.record import Flag, Record
 
 PAGE_US = 4_000_000
@@ -18,6 +19,10 @@ FIRST_CAPACITY = 254
 MIN_CAPACITY = 62
 MAX_GUESS = 8_190
 """Records of a page: of the first one, and bounds of what is derived from the rate seen."""
+
+MAX_SPARES = 2
+"""Files of retired pages that are kept for the next ones. Two: when the older is used, a page has
+passed since it was retired, and whoever read it has let go of it."""
 
 _KEY = int(Flag.KEY)
 _LOST = int(Flag.LOST)
@@ -45,13 +50,14 @@ class Held:
 class Chain:
     """The pages of one track: sealed ones in order of seq, and the open one behind them."""
 
-    __slots__ = ("_disk", "_folder", "_open", "_start", "arena", "end", "head", "page_ticks",
-                 "pages", "track")  # fmt: skip
+    __slots__ = ("_disk", "_folder", "_open", "_spares", "_start", "arena", "end", "head",
+                 "page_ticks", "pages", "track")  # fmt: skip
 
     def __init__(self, folder: Path, track: int, disk: Disk, arena: int) -> None:
         self._folder = folder
         self._disk = disk
         self._open: PageWriter | None = None
+        self._spares: list[tuple[Path, int]] = []
         self._start = 0  # dts of the open page's first record
         self.track = track
         self.arena = arena
@@ -107,7 +113,8 @@ class Chain:
         if self._open is not None and not self._open.count:
             self.seal()  # it has the new one's name
         name = PageName(self.track, record.seq, serial)
-        page = PageWriter(self._folder, name, capacity, max(self.arena, size), self._disk)
+        spare = self._spares.pop(0)[0] if len(self._spares) == MAX_SPARES else None
+        page = PageWriter(self._folder, name, capacity, max(self.arena, size), self._disk, spare)
         self.seal()
         self._open = page
         self._start = record.dts
@@ -142,8 +149,10 @@ class Chain:
 
     @property
     def size(self) -> int:
-        """Bytes its pages take."""
-        return sum(page.size for page in self.pages) + (self._open.size if self._open else 0)
+        """Bytes its pages take, retired ones too."""
+        spares = sum(size for _, size in self._spares)
+        open_size = self._open.size if self._open else 0
+        return sum(page.size for page in self.pages) + spares + open_size
 
     @property
     def evictable(self) -> Held | None:
@@ -155,6 +164,22 @@ class Chain:
     def evict(self) -> None:
         """Unlink the oldest page."""
         self.pages.pop(0).path.unlink(missing_ok=True)
+
+    def retire(self) -> None:
+        """Take the oldest page away, and keep its file for a later one."""
+        page = self.pages.pop(0)
+        with contextlib.suppress(FileNotFoundError):
+            self._spares.append((retire_page(page.path), page.size))
+        while len(self._spares) > MAX_SPARES:
+            self._spares.pop(0)[0].unlink(missing_ok=True)
+
+    def drop_spares(self) -> bool:
+        """Unlink the files of retired pages; return whether there were any."""
+        found = bool(self._spares)
+        for path, _ in self._spares:
+            path.unlink(missing_ok=True)
+        self._spares.clear()
+        return found
 
     def missing(self, first: int, stop: int) -> list[tuple[int, int]]:
         """Return the parts of ``first`` to ``stop`` that are not held and end before the head."""

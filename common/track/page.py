@@ -19,9 +19,16 @@ given a ``barrier`` to call before the commit.
 are written with ``pwrite`` into a sparse arena. A full tmpfs is therefore an error from a system
 call, never a SIGBUS, and an open page holds no memory that it does not use. Sealing cuts the file
 to what is used. Readers touch only what was committed.
+
+**Use of a file again.** To get memory and to clear it costs more than to fill it. A page that has
+left the window may therefore give its file to a later one, once nobody can see it any more: its
+name is gone for a while, and no reader has it mapped. A reader holds a shared lock on each file
+that it maps, as long as the map lives, and gives up if it cannot have it or if the file is not the
+one of that name any more; the writer takes the file only with an exclusive lock.
 """
 
 import errno
+import fcntl
 import mmap
 import os
 import re
@@ -52,6 +59,8 @@ MAX_CAPACITY = 65_536
 PAGE_MODE = 0o600
 
 Buffer = bytes | bytearray | memoryview
+
+_record = tuple.__new__  # as Record._make, without a look at the length
 
 _CRC = struct.Struct("<I")
 _WORD = struct.Struct("<Q")
@@ -169,9 +178,18 @@ class PageWriter:
     )
 
     def __init__(
-        self, folder: Path, name: PageName, capacity: int, arena_size: int, disk: Disk
+        self,
+        folder: Path,
+        name: PageName,
+        capacity: int,
+        arena_size: int,
+        disk: Disk,
+        spare: Path | None = None,
     ) -> None:
         """Create the file; it appears under its name with its header in place.
+
+        ``spare`` is the file of a page that has been retired (:func:`retire_page`): it is used if
+        nobody reads it any more, and gone in any case.
 
         Raises:
             StoreFull: If there is no room; nothing is left behind.
@@ -186,12 +204,16 @@ class PageWriter:
         self._disk = disk
         scratch = folder / f".{self.path.name}"
         self._fd = -1
-        self._fd = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PAGE_MODE)
+        self._fd = _take(spare, scratch) if spare is not None else -1
+        if self._fd < 0:
+            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            self._fd = os.open(scratch, flags, PAGE_MODE)
         try:
             disk.reserve(self._fd, 0, self._base)
             os.ftruncate(self._fd, self._base + self.arena_size)
             self._map = mmap.mmap(self._fd, self._base)
             self._write_header(name.track)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
             scratch.rename(self.path)
         except OSError as error:
             self._let_go()
@@ -200,6 +222,7 @@ class PageWriter:
         self._words = memoryview(self._map)[:HEADER_SIZE].cast("Q")
 
     def _write_header(self, track: int) -> None:
+        self._map[:HEADER_SIZE] = bytes(HEADER_SIZE)
         fields = (self.capacity, self._base, self.arena_size, self.first, track)
         HEADER.pack_into(self._map, 0, MAGIC, FORMAT, RECORD_SIZE, *fields)
         _CRC.pack_into(self._map, HEADER.size, zlib.crc32(self._map[: HEADER.size]))
@@ -220,7 +243,7 @@ class PageWriter:
         if size:
             self._write(payload, size, self._base + offset)
             crc32 = crc32 or zlib.crc32(payload)
-        stored = Record._make((*record[:8], offset, size, crc32, *record[11:]))
+        stored = _record(Record, (*record[:8], offset, size, crc32, *record[11:]))
         try:
             RECORD.pack_into(self._map, HEADER_SIZE + self.count * RECORD_SIZE, *stored)
         except struct.error as error:
@@ -260,6 +283,52 @@ class PageWriter:
 
     def __del__(self) -> None:
         self._let_go()
+
+
+def retire_page(path: Path) -> Path:
+    """Take a sealed page out of the sight of readers who have not mapped it; return its file.
+
+    The file is for :class:`PageWriter`, later: readers who have it mapped let go of it when they
+    hear that pages have gone.
+    """
+    spare = path.with_name(f".{path.name}.spare")
+    path.rename(spare)
+    return spare
+
+
+def _take(spare: Path, scratch: Path) -> int:
+    """Make a retired page's file the one at ``scratch``, or remove it if somebody reads it.
+
+    Return its descriptor, with an exclusive lock, or -1.
+    """
+    try:
+        handle = os.open(spare, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        spare.rename(scratch)
+    except OSError:
+        os.close(handle)
+        spare.unlink(missing_ok=True)
+        return -1
+    return handle
+
+
+def lock_mapped(handle: int, path: Path) -> None:
+    """Keep the writer from using the file at ``path`` again, as long as ``handle`` is open.
+
+    Copies of the descriptor count, such as that of a map.
+
+    Raises:
+        FileNotFoundError: If the page is not there any more.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FileNotFoundError(errno.ENOENT, "the page was retired", str(path)) from None
+    if os.stat(path).st_ino != os.fstat(handle).st_ino:
+        raise FileNotFoundError(errno.ENOENT, "the page was retired", str(path))
 
 
 def seal_file(path: Path, count: int, size: int) -> None:

@@ -318,19 +318,25 @@ class StreamWriter:
         return max((self._end_us(chain, chain.end) for chain in self._chains.values()), default=0)
 
     def evict(self, before_us: int) -> None:
-        """Unlink the oldest pages whose last record ends at or before this stream time."""
+        """Retire the oldest pages whose last record ends at or before this stream time."""
         evicted = False
         for chain in self._chains.values():
             if not self._timescale(chain.track):
                 continue
             while (page := chain.evictable) and self._end_us(chain, page.end) <= before_us:
-                chain.evict()
+                chain.retire()
                 evicted = True
         if evicted:
             self._evicted()
 
     def evict_oldest(self) -> bool:
-        """Unlink the page that ends first; false if each track has but its newest page left."""
+        """Give back the memory of retired pages, or that of the page that ends first.
+
+        False if each track has but its newest page left.
+        """
+        if any(chain.drop_spares() for chain in self._chains.values()):
+            self._recount()
+            return True
         oldest: tuple[int, Chain] | None = None
         for chain in self._chains.values():
             page = chain.evictable
@@ -355,6 +361,7 @@ class StreamWriter:
             return
         for chain in self._chains.values():
             chain.seal()
+            chain.drop_spares()
         self._state.bump_pages()
         self._board.bump(self._slot)
         self._budget.leave(self)

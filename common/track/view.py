@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import FormatError, PageGone
-from common.track.page import COMMIT_AT, HEADER_SIZE, decode_header
+from common.track.page import COMMIT_AT, HEADER_SIZE, decode_header, lock_mapped
 from common.track.record import RECORD, RECORD_DTYPE, RECORD_SIZE, Record
 
 _WORD = struct.Struct("<Q")
@@ -42,6 +42,7 @@ class PageView:
         """
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            lock_mapped(handle, path)
             # The size is left to mmap: a writer that seals right now makes the file shorter.
             self._map = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
         except ValueError as error:

@@ -3,14 +3,16 @@
 Frame 1, the topic: ``b"G" + node + b"\\0"``. Frame 2, a msgpack array, version first::
 
     [1, node, boot, seq, unix_ms, bw_out_bps, sessions, cpu, mem, flags,
-     accepted_total, refused_total, [stream, ...], [viewers, ...], [bps, ...]]
+     accepted_total, refused_total, [stream, ...], [viewers, ...], [bps, ...], restart_s]
 
 ``boot`` is the Unix microsecond at which the node started and ``seq`` counts its reports:
 together they order reports, whatever the clocks do. ``cpu`` is the share of a core that the
 node's busiest process uses, ``mem`` the share of the machine's memory that is not available.
 Bit 0 of ``flags`` says that the node drains. The last two arrays say how many viewers each stream
-has and what they get; they follow the order of the streams, may be shorter, and may be missing.
-A reader ignores what follows the known fields, so that a later version may add some.
+has and what they get; they follow the order of the streams and may be shorter. ``restart_s`` is
+not 0 in the last reports before a restart in place: for so many seconds the node may be silent
+while its old processes serve. Arrays and ``restart_s`` may be missing. A reader ignores what
+follows the known fields, so that a later version may add some.
 
 Edges, origins (sessions are publishers, bandwidth is what they take in) and balancers (a beacon:
 they only say that they are there) use the same form.
@@ -87,6 +89,9 @@ class Gossip:
     bits: tuple[float, ...] = ()
     """Bits a second that the viewers of each of the streams get."""
 
+    restarting: float = 0.0
+    """Seconds from now for which its silence means nothing: it restarts, and serves meanwhile."""
+
 
 def fullness(
     bandwidth: float, sessions: float, cpu: float, memory: float, most: tuple[float, float]
@@ -123,6 +128,7 @@ def encode_gossip(report: Gossip) -> list[bytes]:
             list(report.streams[:named]),
             list(report.viewers[:named]),
             [float(bits) for bits in report.bits[:named]],
+            float(report.restarting),
         ]
     )
     return [TOPIC + report.node.encode() + b"\0", body]
@@ -182,7 +188,19 @@ def decode_gossip(parts: list[bytes]) -> Gossip:
     return Gossip(
         node, boot, sequence, unix_ms, float(bandwidth), sessions, float(cpu), float(memory),
         bool(flags & FLAG_DRAIN), accepted, refused, tuple(streams), viewers, bits,
+        _restarting(items[FIELDS + 2 :]),
     )  # fmt: skip
+
+
+def _restarting(items: list[Any]) -> float:
+    """Return for how long the node may be silent; 0 if it does not say."""
+    match items[:1]:
+        case []:
+            return 0.0
+        case [int() | float() as seconds] if 0 <= seconds < 2**63:
+            return float(seconds)
+        case _:
+            raise FormatError("gossip: the time of a restart is not a number")
 
 
 def _figures(items: list[Any], streams: int) -> tuple[tuple[int, ...], tuple[float, ...]]:

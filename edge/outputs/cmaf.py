@@ -14,37 +14,37 @@ from aiohttp import web
 
 from common.errors import NodeUnavailable, StreamNotFound
 from common.formats.mp4_entries import CARRIED
-from common.media.codec import Kind
 from common.runtime.http import CORS
+from edge.cmaf_published import (
+    BLOCK_TARGETS,
+    PLAYLIST_TYPE,
+    PROTOCOL,
+    SHORT,
+    CmafPublished,
+    ask_for,
+    cache_control,
+    coded,
+    following,
+    mime_of,
+    object_headers,
+    object_patience,
+    waiting_for,
+)
 from edge.cmaf_stream import CmafStream, Epoch, Gone
 from edge.mirrors import Mirror
 from edge.output import Capability, Output, ViewerContext
 from edge.packager import Packager, Packed
 from edge.playlists import Directives, Text, Wait
-from edge.range import ranged
-
-PROTOCOL = "hls"
-"""Name for sessions and metrics."""
-
-PLAYLIST_TYPE = "application/vnd.apple.mpegurl"
+from edge.published import Reply, Waiting, waited
+from edge.range import ranged, takes_gzip
 
 CATCH_UP = 2.0
 """Seconds that a first viewer waits for an edge to know the whole window, once it could play."""
-
-BLOCK_TARGETS = 3
-"""Target durations that a blocking request waits at most."""
-
-LEAST_GZIP = 512
-"""Bytes below which compressing saves nothing."""
 
 OBJECT_PATH = r"/cmaf/{stream}/{track:[0-9]{1,9}}/{epoch:[0-9]{1,20}}.{packaging:[0-9]{1,5}}/"
 NUMBER = "{number:[0-9]{1,15}}"
 """Consul counts segments of a new stream from the Unix time: ten digits, and more to come."""
 
-IMMUTABLE = "public, max-age=31536000, immutable"
-"""An object behind a media URL never changes."""
-
-SHORT = "public, max-age=1"
 MISSING = {"Cache-Control": "public, max-age=1", **CORS}
 
 
@@ -64,6 +64,11 @@ class Cmaf(Output):
         super().__init__(context, settings)
         self.packager = Packager(int(context.settings.cache))
         self._streams: dict[str, tuple[Mirror, CmafStream]] = {}
+        self._published = CmafPublished(context, self.packager, self._streams)
+
+    def published(self, target: str, gzip: bool) -> Reply | Waiting | None:
+        """Return a playlist or an object that is finished, or what both are waited for with."""
+        return self._published.find(target, gzip)
 
     def routes(self) -> Iterable[web.RouteDef]:
         """Answer playlists and media objects."""
@@ -128,15 +133,14 @@ class Cmaf(Output):
         track = int(request.match_info["track"])
         first = epoch.playlist(track, ask, patient=True)
         if isinstance(first, Wait):
-            first = await self._blocked(stream, track, ask)
+            first = await self._blocked(stream, track, ask, waited(request))
         if isinstance(first, Gone):
             return web.Response(status=404, headers=MISSING)
-        target = stream.current.catalog.target_duration
-        # What answers a blocking request stays an answer to it (appendix B, caching).
-        cache = SHORT if ask.msn is None else f"public, max-age={6 * target}"
-        return self._text(request, first, cache)
+        return self._text(request, first, cache_control(stream, ask))
 
-    async def _blocked(self, stream: CmafStream, track: int, ask: Directives) -> Text | Gone:
+    async def _blocked(
+        self, stream: CmafStream, track: int, ask: Directives, before: float
+    ) -> Text | Gone:
         ready = await self._first(stream, track)
         if isinstance(ready, Gone):
             return ready
@@ -147,7 +151,7 @@ class Cmaf(Output):
         answer = look()
         if isinstance(answer, Wait):
             timeout = BLOCK_TARGETS * stream.current.catalog.target_duration
-            answer = await stream.wait(("media", track, ask), look, timeout)
+            answer = await stream.wait(("media", track, ask), look, timeout - before)
         if isinstance(answer, Wait):
             raise NodeUnavailable("the stream stands still")
         return answer
@@ -188,50 +192,26 @@ class Cmaf(Output):
         epoch = stream.older(wanted, int(match["packaging"]))
         if epoch is None:
             return web.Response(status=404, headers=MISSING)
-        answer = _ask(epoch, kind, track, number)
+        answer = ask_for(epoch, kind, track, number)
         if isinstance(answer, Wait) and epoch is newest:
-
-            def ask() -> Packed | Wait | Gone:
-                found = _ask(epoch, kind, track, number)
-                return Gone() if isinstance(found, Wait) and stream.current is not epoch else found
-
-            key = (kind, wanted, track, number)
-            missing = epoch.missing(track, number, part=kind == "part")
-            answer = await stream.wait(key, ask, self._patience(epoch), missing)
+            key, ask, missing = waiting_for(stream, epoch, (kind, track, number))
+            patience = object_patience(epoch, self.context.settings.wait) - waited(request)
+            answer = await stream.wait(key, ask, patience, missing)
         if not isinstance(answer, Packed):
             return web.Response(status=404, headers=MISSING)
-        if kind == "part" and number + 1 >= _following(epoch, track):
+        if kind == "part" and number + 1 >= following(epoch, track):
             self.context.sessions.latency(PROTOCOL, answer.capture_us)
-        return self._packed(request, answer, _mime(epoch, track))
-
-    def _patience(self, epoch: Epoch) -> float:
-        wait: float = self.context.settings.wait
-        target = epoch.catalog.target_duration
-        return min(BLOCK_TARGETS * target, wait) if target else wait
+        return self._packed(request, answer, mime_of(epoch, track))
 
     def _packed(self, request: web.Request, packed: Packed, mime: str) -> web.Response:
-        headers = {
-            "Content-Type": mime,
-            "Cache-Control": IMMUTABLE,
-            "ETag": packed.etag,
-            "Accept-Ranges": "bytes",
-            **CORS,
-        }
+        headers = object_headers(packed, mime)
         status, body, more = ranged(packed.body, packed.etag, request.headers)
         self._count(request, len(body))
         return web.Response(status=status, body=body, headers=headers | more)
 
     def _text(self, request: web.Request, text: Text, cache: str) -> web.Response:
-        headers = {
-            "Content-Type": PLAYLIST_TYPE,
-            "Cache-Control": cache,
-            "Vary": "Accept-Encoding",
-            **CORS,
-        }
-        body = text.body
-        if len(body) >= LEAST_GZIP and _takes_gzip(request):
-            body = text.packed
-            headers["Content-Encoding"] = "gzip"
+        takes = takes_gzip(request.headers.get("Accept-Encoding", ""))
+        body, headers = coded(text, cache, takes)
         self._count(request, len(body))
         return web.Response(body=body, headers=headers)
 
@@ -239,27 +219,3 @@ class Cmaf(Output):
         session = self.context.sessions.visit(request.match_info["stream"], PROTOCOL, request)
         if request.method != "HEAD":
             session.sent(size)
-
-
-def _ask(epoch: Epoch, kind: str, track: int, number: int) -> Packed | Wait | Gone:
-    if kind == "part":
-        return epoch.part(track, number)
-    return epoch.segment(track, number) if kind == "segment" else epoch.init(track, number)
-
-
-def _following(epoch: Epoch, track: int) -> int:
-    listing = epoch.playlists.listing(track)
-    return listing.next_part if listing is not None else 0
-
-
-def _mime(epoch: Epoch, track: int) -> str:
-    found = epoch.catalog.track(track)
-    return "audio/mp4" if found is not None and found.codec.kind is Kind.AUDIO else "video/mp4"
-
-
-def _takes_gzip(request: web.Request) -> bool:
-    for item in request.headers.get("Accept-Encoding", "").split(","):
-        name, _, parameters = item.partition(";")
-        if name.strip().lower() in ("gzip", "*"):
-            return parameters.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
-    return False

@@ -28,6 +28,14 @@ export class RateControl {
     this.calmSince = now;
   }
 
+  // More is to be in the buffer from `now` on: `seconds`, if that is not too much.
+  reserve(seconds, now) {
+    this.target = Math.max(this.target, Math.min(seconds, MOST_TARGET));
+    this.hurrying = false;
+    this.easing = true;
+    this.calmSince = now;
+  }
+
   // Return {rate, jump}: `jump` is how far before the end to go on, or null.
   advise(buffered, now) {
     if (buffered > this.jumpAfter) {

@@ -9,7 +9,8 @@ const MOST_QUEUED = 64 * 1024 * 1024; // bytes that may wait for a tab in the ba
 const JUMP_AFTER = 2.5; // seconds behind live at which it jumps instead of hurrying
 const TICK = 50; // milliseconds
 const CHANGE = 12000; // milliseconds after which a change of the edge waits for no keyframe
-const LATE = 80; // milliseconds that a frame is held for the other edge to bring it
+const LATE = 0.15; // seconds more that are to be in the buffer for a change of the edge
+const SPARE = 0.05; // seconds that are left in it when a frame is held for the other edge to bring it
 const HURRY = 3000; // milliseconds that another edge has to show something when this one is gone
 const TRIES = 6; // edges that are tried before the player begins anew
 const PAUSE = 250; // milliseconds between them
@@ -100,7 +101,7 @@ export class WebSocketSource {
     const what = this.next?.seam.follow(item) ?? 'play';
     if (what === 'play') this.#take(item);
     else if (what === 'change') this.#switch();
-    else this.next.late ??= setTimeout(() => this.#release(), LATE);
+    else this.next.late ??= setTimeout(() => this.#release(), this.#patience() * 1000);
   }
 
   #take(item) {
@@ -134,12 +135,19 @@ export class WebSocketSource {
     const wait = this.line ? CHANGE : HURRY;
     const timer = setTimeout(() => (seam.ready ? this.#switch(true) : this.#retry()), wait);
     this.next = { line, seam, timer, address };
+    if (this.line) this.#reserve();
+  }
+
+  // Have more in the buffer: the longer it lasts, the later the other edge may be.
+  #reserve() {
+    this.control.reserve(this.#buffered() + LATE, performance.now() / 1000);
   }
 
   // From here on the other edge is the one that is watched.
   #switch(forced = false) {
     const { line, seam, timer, late, address } = this.next;
-    const gap = this.line === null || forced;
+    // What overlaps with the buffer is taken over by it without a seam.
+    const gap = this.line === null || (forced && seam.from / 1000 > (this.#end() ?? 0));
     clearTimeout(timer);
     clearTimeout(late);
     this.line?.close();
@@ -160,9 +168,16 @@ export class WebSocketSource {
     this.events.moved(address);
   }
 
-  // The other edge is later than the buffer lasts: play on here, and change at the next keyframe.
+  // Seconds for which nothing need be appended.
+  #patience() {
+    return Math.max(0, this.#buffered() - SPARE);
+  }
+
+  // The other edge is later than the buffer lasts: play on here, a little slower so that it will
+  // last longer, and change at the next keyframe.
   #release() {
     if (!this.next) return;
+    if (this.next.late) this.#reserve();
     clearTimeout(this.next.late);
     this.next.late = undefined;
     for (const item of this.next.seam.release()) this.#take(item);

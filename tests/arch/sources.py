@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("common", "origin", "edge", "balancer", "relay")
-EVERYTHING = (*PACKAGES, "tests", "bench")
+EVERYTHING = (*PACKAGES, "tests", "bench", "docs")
 
 
 def files(*places: str) -> Iterator[Path]:

@@ -125,6 +125,10 @@ def test_the_manual_is_up_to_date(name: str, made: object) -> None:
     assert text(f"docs/{name}.md") == made(), "run `make docs`"
 
 
+def test_the_published_schema_is_up_to_date() -> None:
+    assert text("docs/configuration.schema.json") == manual.schema(), "run `make docs`"
+
+
 def test_every_setting_has_its_word_in_the_manual() -> None:
     schemas = [NodeSettings, LogSettings, StreamSettings]
     for role in ROLES:

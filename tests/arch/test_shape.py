@@ -25,6 +25,7 @@ NESTING = (
     ast.Match,
 )
 NAMES = {
+    "markdown_it": "markdown_it_py",
     "consul": "py-consul",
     "prometheus_client": "prometheus-client",
     "yaml": "pyyaml",

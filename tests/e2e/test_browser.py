@@ -32,8 +32,10 @@ def node(script: str, *arguments: str, timeout: float = 120) -> dict[str, Any]:
     return found
 
 
-def play(url: str, seconds: int, shot: Path) -> dict[str, Any]:
-    return node("play.mjs", url, str(seconds), str(shot), timeout=seconds + 90)
+def play(url: str, seconds: int, shot: Path, end: Path | None = None) -> dict[str, Any]:
+    """Play a page for some seconds, or until there is a file ``end``."""
+    ends = () if end is None else (str(end),)
+    return node("play.mjs", url, str(seconds), str(shot), *ends, timeout=seconds + 90)
 
 
 @pytest.mark.alone

@@ -26,6 +26,11 @@ from tests.harness.nodes import Node, Site, site
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 SEGMENT = 2.0
+STALL = 150.0
+"""Milliseconds without anything to show that a person may notice."""
+
+SLOWEST = 0.95
+"""How fast the page plays while it wants more in its buffer (edge/player/rate.js)."""
 
 
 @pytest.fixture(scope="module")
@@ -206,13 +211,40 @@ def check_drained(players: list[Player], codes: Counter[str]) -> None:
 
 
 def check_page(seen: dict[str, Any], edges: set[str]) -> None:
-    print({key: seen[key] for key in ("stuck", "waits", "longest", "edge", "stats", "p50")})
+    told = ("dry", "waited", "moves", "stuck", "longest", "edge", "stats", "p50", "wall", "frames")
+    print({key: seen[key] for key in told})
     assert seen["stats"]["moves"] == 1, seen
     assert seen["stats"]["reconnects"] == 0, seen
     assert seen["stats"]["state"] == "playing", seen
     assert seen["frames"] >= 0.9 * 25 * seen["wall"], seen
     assert not seen["consoleErrors"], seen
     assert seen["edge"] in edges, seen
+
+
+async def test_a_page_alone_is_moved_by_a_drain_without_a_stall(made: Site, tmp_path: Path) -> None:
+    first, enough = made.nodes["edge1"], tmp_path / "enough"
+    async with aiohttp.ClientSession() as http:
+        await known(http, first)
+        url = f"{first.url}/live.html?proto=ws"
+        page = asyncio.create_task(asyncio.to_thread(play, url, 60, tmp_path / "ws.png", enough))
+        await page_plays(http, first)
+        await asyncio.sleep(2)  # it plays for a while before
+        done = await headwater(made, "drain", "edge1", "--timeout", "9s", "--wait")
+        await asyncio.sleep(2)  # and after
+        enough.touch()
+        seen = await page
+        await headwater(made, "undrain", "edge1")
+        await open_again(http, f"{first.url}/cmaf/live/index.m3u8")
+    assert done.returncode == 0, done
+    check_page(seen, {made.nodes["edge2"].url, made.nodes["edge3"].url})
+    check_seamless(seen)
+
+
+def check_seamless(seen: dict[str, Any]) -> None:
+    """Check that the player had something to show all the time, while it moved too."""
+    assert len(seen["moves"]) == 1, seen
+    assert seen["dry"] < STALL, seen
+    assert seen["advanced"] >= SLOWEST * seen["wall"] - STALL / 1000, seen
 
 
 def audience(edge: Node, balancer: Node, codes: Counter[str]) -> list[Any]:

@@ -15,11 +15,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+from common.runtime import ready
 from common.runtime.embedded import EmbeddedRegistry
 from common.runtime.registry import Owner
 from tests.e2e.test_equal import objects, resumed, same
 from tests.harness import viewers
 from tests.harness.ledger import difference
+from tests.harness.load import Load, under
 from tests.harness.media import clip, packets, push
 from tests.harness.nodes import Node, Site, site
 
@@ -203,6 +205,46 @@ async def test_a_frozen_leader_steps_down_and_a_stopped_one_hands_over(tmp_path:
         took = await running.until_owned_by(first)
         print(f"stopped: taken over after {took:.3f} s")
         await asyncio.sleep(2)
+        every = [await objects(running.http, edge) for edge in running.edges]
+        assert same(every[0], every[1]) >= 20
+        check(await running.got(), source)
+
+
+async def test_an_origin_with_a_follower_restarts_under_load_and_no_viewer_sees_it(
+    tmp_path: Path,
+) -> None:
+    source = clip(tmp_path / "clip.flv", 24)
+    async with pair(tmp_path) as running:
+        running.watch()
+        await asyncio.sleep(0.3)
+        await running.push_both(source)
+        first, second = running.origins
+        await running.until_aligned(second)
+        await running.until_followed(first)
+        await asyncio.sleep(3)
+        before = ready.read(first.folder / "run", first.name)
+        assert before is not None
+        load = Load([edge.url for edge in running.edges], rate=200.0, clients=20)
+        async with under(load), asyncio.timeout(30):
+            await asyncio.sleep(1)
+            os.kill(first.pid, signal.SIGHUP)
+            took = await running.until_owned_by(second, 20)
+            while (now := ready.read(first.folder / "run", first.name)) is None or (  # noqa: ASYNC110
+                now.generation == before.generation
+            ):
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(1)
+        print(
+            f"handed over after {took:.3f} s; {load.asked.total()} requests, {load.reached:.0f}/s"
+        )
+        assert not load.failures, (len(load.failures), load.asked.total(), load.failures[:10])
+        assert now.pid == before.pid
+        assert await running.metric(second, "headwater_takeovers_total") == 1
+        lost = [
+            await running.metric(edge, "headwater_records_lost_total", "admin")
+            for edge in running.edges
+        ]
+        assert lost == [0, 0]
         every = [await objects(running.http, edge) for edge in running.edges]
         assert same(every[0], every[1]) >= 20
         check(await running.got(), source)

@@ -47,7 +47,9 @@ class Load:
         pause = self.clients / self.rate
         connector = aiohttp.TCPConnector(force_close=number % 2 == 1)
         async with aiohttp.ClientSession(
-            connector=connector, timeout=aiohttp.ClientTimeout(TIMEOUT)
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(TIMEOUT),
+            headers={"User-Agent": f"client-{number}"},  # a viewer of its own
         ) as http:
             due = time.monotonic() + chance.random() * pause
             while True:
@@ -65,7 +67,9 @@ class Load:
         """Follow the playlist by blocking reloads, as an LL-HLS player does."""
         edge = self.edges[number % len(self.edges)]
         base = f"{edge}/cmaf/live/{TRACK}.m3u8"
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(TIMEOUT)) as http:
+        async with aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(TIMEOUT), headers={"User-Agent": f"parked-{number}"}
+        ) as http:
             query = ""
             while True:
                 text = await self.get(http, "reload" if query else "playlist", base + query)

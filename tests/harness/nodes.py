@@ -137,6 +137,8 @@ class Site:
             f'keys = "{self.folder}/keys/{name}.key"',
             f'bus_security = "{security}"',
             f'datacenter = "{datacenter}"',
+            "[log]",
+            'style = "text"',
             "[node.consul]",
             *(f"{key} = {value}" for key, value in consul.items()),
             f"[{role}]",

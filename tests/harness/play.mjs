@@ -1,10 +1,11 @@
 // Play a page in headless Chromium and print, as one line of JSON, what a person would have seen.
-// usage: node play.mjs URL SECONDS [SCREENSHOT.png]
+// usage: node play.mjs URL SECONDS [SCREENSHOT.png] [END]: it ends early once the file END is there.
 // Latency is read off the picture: 40 cells in the top 16 rows, 8 of sync, then 32 bits of wall
 // clock in milliseconds. A frame is measured when the browser presents it.
+import { existsSync } from 'node:fs';
 import { chromium } from 'playwright-core';
 
-const [url, seconds, screenshot] = process.argv.slice(2);
+const [url, seconds, screenshot, end] = process.argv.slice(2);
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
   args: ['--no-sandbox', '--autoplay-policy=no-user-gesture-required', '--mute-audio',
@@ -26,13 +27,17 @@ await page.waitForFunction(() => {
   return video && video.currentTime > 0 && !video.paused && video.videoWidth > 0;
 }, null, { timeout: 30000, polling: 20 });
 const started = Date.now() - opened;
+const look = setInterval(() => {
+  if (end && existsSync(end)) page.evaluate(() => { window.watchedEnough = true; }).catch(() => {});
+}, 100);
 const seen = await page.evaluate(async (duration) => {
   const video = document.querySelector('video');
   const canvas = new OffscreenCanvas(40, 1);
   const context = canvas.getContext('2d', { willReadFrequently: true });
   const latencies = [];
   let waits = 0;
-  video.addEventListener('waiting', () => { waits += 1; });
+  const waited = []; // seconds at which the player had nothing to show
+  video.addEventListener('waiting', () => { waits += 1; waited.push(seconds()); });
   const read = (now) => {
     const width = video.videoWidth;
     const height = 16 * video.videoHeight / video.videoHeight;
@@ -56,21 +61,38 @@ const seen = await page.evaluate(async (duration) => {
   const quality = video.getVideoPlaybackQuality();
   const frames = quality.totalVideoFrames;
   const began = performance.now();
+  const seconds = () => (performance.now() - began) / 1000;
   let stuck = 0;
+  let dry = 0; // of them, those in which there was nothing to show: the browser itself was not held up
+  let dryFor = 0;
+  let ticked = began;
   let longest = 0; // milliseconds for which the picture stood still
   let movedAt = began;
   let last = video.currentTime;
   let lastMoved = began;
-  while (performance.now() - began < duration * 1000) {
+  const freezes = []; // [seconds since the start, milliseconds] of each that a person may see
+  const moves = []; // seconds at which the player changed the edge
+  while (performance.now() - began < duration * 1000 && !window.watchedEnough) {
     await new Promise((done) => { setTimeout(done, 50); });
-    longest = Math.max(longest, performance.now() - movedAt);
-    if (video.currentTime !== last) movedAt = performance.now();
+    const still = performance.now() - movedAt;
+    const { buffered } = video;
+    const ahead = buffered.length ? buffered.end(buffered.length - 1) - video.currentTime : 0;
+    const tick = Math.min(performance.now() - ticked, 100); // more is this page's own delay
+    ticked = performance.now();
+    dryFor = video.currentTime === last && ahead < 0.045 ? dryFor + tick : 0;
+    dry = Math.max(dry, dryFor);
+    longest = Math.max(longest, still);
+    if (video.currentTime !== last) {
+      if (still > 150) freezes.push([seconds() - still / 1000, still]);
+      movedAt = performance.now();
+    }
+    if ((window.headwater?.stats().moves ?? 0) > moves.length) moves.push(seconds());
     if (video.currentTime !== last) { last = video.currentTime; lastMoved = performance.now(); }
     else if (performance.now() - lastMoved > 400) { stuck += 1; lastMoved = performance.now(); }
   }
   const end = video.getVideoPlaybackQuality();
   return {
-    latencies, waits, stuck, longest,
+    latencies, waits, waited, dry, stuck, longest, freezes, moves,
     wall: (performance.now() - began) / 1000,
     advanced: video.currentTime - from,
     frames: end.totalVideoFrames - frames,
@@ -81,6 +103,7 @@ const seen = await page.evaluate(async (duration) => {
     source: video.currentSrc,
   };
 }, Number(seconds));
+clearInterval(look);
 if (screenshot) await page.screenshot({ path: screenshot });
 const sorted = seen.latencies.toSorted((a, b) => a - b);
 const at = (share) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? null;

@@ -22,11 +22,11 @@ from common.media.codec import Codec
 from common.runtime import ready
 from common.runtime.config import StreamSettings, load
 from common.runtime.embedded import EmbeddedRegistry
+from common.runtime.trust import guard
 from common.track.index import Closed
 from common.track.record import Flag
 from common.track.store import StreamReader, streams_under
 from origin import app
-from origin.api import guard
 from origin.app import check, input_settings, run
 from origin.config import Config
 from origin.inputs.rtmp import RtmpInput
@@ -274,7 +274,7 @@ async def test_the_rate_of_repair_is_a_setting(
 async def test_the_api_answers_this_machine_and_bearers_of_the_token(
     remote: str, headers: dict[str, str], allowed: bool
 ) -> None:
-    @guard("token")
+    @guard("token", "origin")
     async def handler(_: web.Request) -> web.StreamResponse:
         return web.Response(text="yes")
 
@@ -286,7 +286,7 @@ async def test_the_api_answers_this_machine_and_bearers_of_the_token(
 
 
 async def test_without_a_token_other_machines_are_always_refused() -> None:
-    @guard("")
+    @guard("", "origin")
     async def handler(_: web.Request) -> web.StreamResponse:
         return web.Response(text="yes")
 

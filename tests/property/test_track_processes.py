@@ -1,5 +1,6 @@
 """Pages between processes: a writer killed at any moment, readers that verify every byte."""
 
+import contextlib
 import random
 import signal
 import subprocess
@@ -25,7 +26,9 @@ import sys
 from pathlib import Path
 from common.track.store import Limits, StreamWriter
 from tests.unit.track.build import EPOCH, STREAM, audio, catalog, payload, video
-writer = StreamWriter.open(Path(sys.argv[1]), STREAM, EPOCH, Limits(bytes_per_stream=8 << 20))
+window = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+limits = Limits(bytes_per_stream=8 << 20, window_us=window)
+writer = StreamWriter.open(Path(sys.argv[1]), STREAM, EPOCH, limits)
 if writer.catalog is None:
     writer.set_catalog(catalog())
 print(writer.head(1), writer.head(2), len(writer.adoption.dropped), flush=True)
@@ -100,8 +103,8 @@ class Checker:
         assert data == (seq.to_bytes(8, "little") * (size // 8 + 1))[:size]
 
 
-def spawn(code: str, root: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", code, str(root)]
+def spawn(code: str, root: Path, *arguments: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", code, str(root), *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 
@@ -156,6 +159,24 @@ def test_a_writer_killed_at_any_moment_leaves_only_whole_records(root: Path) -> 
     assert first == after.oldest(VIDEO.id)
     after.remove()
     assert checker.verified > 0
+
+
+def test_readers_see_what_was_written_while_files_are_used_again(root: Path) -> None:
+    writer = spawn(_WRITER, root, 8_000_000)
+    try:
+        line(writer)
+        checker = Checker(StreamReader.open(root, STREAM, EPOCH))
+        seen: dict[str, int] = {}
+        deadline = time.monotonic() + DEADLINE_S
+        while checker.verified < 3000 or len(set(seen.values())) >= len(seen):
+            for _ in range(20):
+                checker.step()
+            for path in root.glob("*/*.page"):
+                with contextlib.suppress(FileNotFoundError):
+                    seen[path.name] = path.stat().st_ino
+            assert time.monotonic() < deadline
+    finally:
+        kill(writer)
 
 
 def test_a_commit_counter_is_never_seen_half_written(root: Path) -> None:

@@ -13,7 +13,7 @@ from balancer.nodes import (
     NodeTable,
     Registration,
 )
-from balancer.policy import MAX_AGE, Rules, Viewer, best, judge
+from balancer.policy import MAX_AGE, MAX_RESTART, SLOW_START, Rules, Viewer, best, judge
 from common.wire.gossip import Gossip
 
 
@@ -24,12 +24,14 @@ def report(
     boot: int = 1,
     sessions: int = 0,
     streams: Mapping[str, tuple[int, float]] = MappingProxyType({}),
+    restarting: float = 0.0,
 ) -> Gossip:
     return Gossip(
         node, boot, sequence, 0, sessions * 1e6, sessions, 0.0, 0.0,
         streams=tuple(streams),
         viewers=tuple(viewers for viewers, _ in streams.values()),
         bits=tuple(bits for _, bits in streams.values()),
+        restarting=restarting,
     )  # fmt: skip
 
 
@@ -55,6 +57,44 @@ def test_an_edge_is_excluded_three_missed_reports_after_its_last_one() -> None:
     nodes.deliver(report("a", 1), 10.0)
     assert chosen(nodes, 10.0 + MAX_AGE - 0.01) == "a"
     assert chosen(nodes, 10.0 + MAX_AGE) == ""
+
+
+def test_the_silence_of_an_edge_that_restarts_is_excused_for_as_long_as_it_said() -> None:
+    nodes = table("a")
+    nodes.deliver(report("a", 1, restarting=3.0), 10.0)
+    assert chosen(nodes, 12.99) == "a"
+    assert chosen(nodes, 13.0) == "", "it does not come back"
+    nodes.deliver(report("a", 1, boot=2), 14.0)
+    assert chosen(nodes, 14.0) == "a"
+    assert chosen(nodes, 14.0 + MAX_AGE) == "", "the promise was that of one restart"
+
+
+def test_no_edge_is_excused_for_longer_than_the_balancer_allows() -> None:
+    nodes = table("a")
+    nodes.deliver(report("a", 1, restarting=3600.0), 10.0)
+    assert chosen(nodes, 10.0 + MAX_RESTART - 0.01) == "a"
+    assert chosen(nodes, 10.0 + MAX_RESTART) == ""
+
+
+def test_an_edge_that_restarts_counts_as_worse_once_a_viewer_says_that_it_failed() -> None:
+    nodes = table("a", "b")
+    nodes.deliver(report("a", 1, restarting=3.0), 10.0)
+    nodes.deliver(report("b", 1, sessions=10), 10.0)
+    assert chosen(nodes, 11.0) == "a"
+    nodes.failed(["a"], 11.0)
+    assert chosen(nodes, 11.0) == "b"
+
+
+def test_a_restart_in_place_is_no_slow_start_and_a_late_one_is() -> None:
+    nodes = table("a")
+    state = nodes.nodes["a"].state
+    nodes.deliver(report("a", 1), 0.0)
+    nodes.deliver(report("a", 2, restarting=3.0), 100.0)
+    nodes.deliver(report("a", 1, boot=2), 102.0)
+    assert state.started == 0.0
+    nodes.deliver(report("a", 2, boot=2, restarting=3.0), 200.0)
+    nodes.deliver(report("a", 1, boot=3), 200.0 + SLOW_START)
+    assert state.started == 200.0 + SLOW_START
 
 
 def test_a_burst_between_two_reports_is_spread_over_equal_edges() -> None:

@@ -31,13 +31,14 @@ def hear(gossiper: Gossiper, load: Load) -> list[bytes]:
 
 
 def test_a_balancer_hears_what_the_edge_says(gossiper: Gossiper) -> None:
-    load = Load(8e6, 12, 0.5, 0.25, True, 100, 2, ["live"])
+    load = Load(8e6, 12, 0.5, 0.25, True, 100, 2, ["live"], restarting=2.0)
     report = decode_gossip(hear(gossiper, load))
     assert report.node == "edge-1"
     assert report.boot > 1_600_000_000_000_000
     assert (report.bandwidth, report.sessions) == (8e6, 12)
     assert (report.cpu, report.memory, report.draining) == (0.5, 0.25, True)
     assert (report.accepted, report.refused, report.streams) == (100, 2, ("live",))
+    assert report.restarting == 2.0
     gossiper.close()
 
 
@@ -45,6 +46,12 @@ def test_shares_outside_their_range_are_brought_into_it(gossiper: Gossiper) -> N
     report = decode_gossip(hear(gossiper, Load(cpu=1.7, memory=-0.1)))
     assert (report.cpu, report.memory) == (1.0, 0.0)
     gossiper.close()
+
+
+def test_a_wildcard_address_is_announced_as_others_reach_it() -> None:
+    one = Gossiper("edge-1", "[::]:0", public="edge1.example")
+    assert one.authority == f"edge1.example:{one.port}"
+    one.close()
 
 
 def test_a_taken_or_wrong_address_says_which_setting_to_change(gossiper: Gossiper) -> None:

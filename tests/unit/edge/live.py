@@ -86,8 +86,8 @@ class LiveStream:
 class FakeTransport(asyncio.Transport):
     """Takes everything at once, or, when blocked, nothing."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, peer: str = "") -> None:
+        super().__init__({"peername": (peer, 1)} if peer else None)
         self.taken = bytearray()
         self.waiting = bytearray()
         self.blocked = False

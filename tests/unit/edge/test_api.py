@@ -11,8 +11,9 @@ from common.runtime.embedded import EmbeddedRegistry
 from common.runtime.registry import NodeEntry
 from edge.api import Api
 from edge.around import Around
+from edge.children import Child
 from edge.draining import Drain
-from edge.supervisor import Child, Supervisor
+from edge.supervisor import Supervisor
 from tests.unit.edge.live import LiveStream
 from tests.unit.edge.test_supervisor import spawn
 

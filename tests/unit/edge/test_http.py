@@ -1,7 +1,10 @@
 import asyncio
 import contextlib
+import inspect
+import re
 import resource
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable
 from unittest.mock import MagicMock
 
@@ -10,10 +13,12 @@ import pytest
 from aiohttp import web, web_protocol
 
 from common.errors import AccessDenied
-from common.runtime import listen
+from common.runtime import door, listen, serving
+from common.runtime.serving import KEEPALIVE
 from edge import http
 from edge.output import Capability, Output
 from edge.sessions import Sessions
+from tests.unit.edge.lines import Line
 
 
 class Plain(Output):
@@ -56,7 +61,7 @@ async def site(sessions: Sessions | None = None) -> AsyncIterator[tuple[str, int
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "HEADER_DEADLINE", 0.05)
+    monkeypatch.setattr(serving, "HEADER_DEADLINE", 0.05)
 
 
 async def raw(address: tuple[str, int], *pieces: bytes, pause: float = 0.02) -> bytes:
@@ -139,7 +144,7 @@ async def test_a_request_that_came_in_time_may_take_longer_to_answer(
 
 
 async def test_connections_above_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "most_connections", lambda: 2)
+    monkeypatch.setattr(serving, "most_connections", lambda: 2)
     request = b"GET /live.x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     async with site() as address:
         held = [await asyncio.open_connection(*address) for _ in range(2)]
@@ -172,7 +177,7 @@ async def test_guards_are_asked_before_the_handler() -> None:
 
 async def test_accepted_connections_are_bounded_in_the_kernel() -> None:
     with listen.bind("127.0.0.1:0") as listener:
-        http.prepare(listener)
+        serving.prepare(listener)
         with socket.create_connection(listener.getsockname()):
             while True:
                 with contextlib.suppress(BlockingIOError):
@@ -180,22 +185,48 @@ async def test_accepted_connections_are_bounded_in_the_kernel() -> None:
                     break
             with accepted:
                 level, option = socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT
-                assert accepted.getsockopt(level, option) == http.NOTSENT_LOWAT
+                assert accepted.getsockopt(level, option) == serving.NOTSENT_LOWAT
                 assert accepted.getsockopt(level, socket.TCP_NODELAY)
 
 
-def test_aiohttp_still_has_what_the_header_deadline_uses() -> None:
+def test_aiohttp_still_has_what_deadline_and_bypass_use() -> None:
     """If this fails, aiohttp has changed: edge/http.py's Connection has to be adapted."""
     handler = web_protocol.RequestHandler
     slots = {slot for cls in handler.__mro__ for slot in getattr(cls, "__slots__", ())}
-    missing = {"_current_request", "_messages", "_manager", "_loop", "transport"} - slots
+    missing = {*http.PINNED} - slots - {*dir(handler)}
     assert not missing, f"RequestHandler has no {missing} any more"
+    source = inspect.getsource(http.Connection) + inspect.getsource(serving.Connection)
+    used = set(source.replace("self._", " self._").split())
+    words = set(re.findall(r"self\.(_\w+|transport|peername)", " ".join(used)))
+    own = {*http.Connection.__slots__, *vars(http.Connection)}
+    own |= {*serving.Connection.__slots__, *vars(serving.Connection)}
+    assert words - own == {*http.PINNED}, "PINNED is to name what Connection uses"
     for name in ("connection_made", "data_received", "connection_lost", "force_close"):
         assert callable(getattr(handler, name, None)), f"RequestHandler.{name} is gone"
 
 
+async def test_aiohttp_still_behaves_as_the_bypass_expects() -> None:
+    """If this fails, aiohttp has changed: what the bypass takes for idle has to be adapted."""
+    runner = await http.serve(http.application({}, Sessions()), [])
+    assert isinstance(runner.server, http.Server)
+    line = await Line(runner.server).feed(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+    handler = line.connection
+    assert b" 405 " in line.taken
+    assert handler._waiter is not None, "_waiter is what an idle handler waits for"
+    assert not handler._waiter.done()
+    close_at = handler._next_keepalive_close_time
+    assert time.monotonic() < close_at <= time.monotonic() + KEEPALIVE, "when it is closed if idle"
+    handler._process_keepalive()
+    kept = line.transport.closing
+    handler._next_keepalive_close_time = 0.0
+    handler._process_keepalive()
+    assert (kept, line.transport.closing) == (False, True)
+    line.drop()
+    await runner.cleanup()
+
+
 def test_the_limit_leaves_room_for_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (65_536, 65_536))
-    assert http.most_connections() == 65_536 - 1024
+    assert door.most_connections() == 65_536 - 1024
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
-    assert http.most_connections() == 512
+    assert door.most_connections() == 512

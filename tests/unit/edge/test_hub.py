@@ -9,7 +9,7 @@ from common.media.codec import Codec
 from common.track.reader import StreamReader
 from edge.hub import Phase
 from edge.selection import Selection
-from tests.unit.edge.live import AUDIO, OTHER_INIT, LiveStream
+from tests.unit.edge.live import AUDIO, OTHER_INIT, FakeTransport, LiveStream
 from tests.unit.edge.room import Room, got
 
 
@@ -51,6 +51,22 @@ async def test_viewers_who_join_at_any_moment_get_every_frame_from_their_keyfram
         assert frames[0] % 10 == 0
         sounds = got(transport, 2)
         assert sounds == list(range(sounds[0], len(room.stream.sent[2])))
+
+
+async def test_viewers_who_join_together_are_given_the_same_bytes_not_copies(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(FakeTransport, "write", lambda self, data: given.append(data))
+    room.stream.frames(45)
+    for _ in range(3):
+        room.join()
+    first = given[: len(given) // 3]
+    assert len(given) == 3 * len(first) > 0
+    assert all(given[place] is first[place % len(first)] for place in range(len(given)))
+    room.stream.frames(1)
+    room.wake()
+    assert len({id(data) for data in given[-3:]}) == 1
 
 
 async def test_frames_come_in_dts_order_across_tracks_also_after_a_repair(room: Room) -> None:

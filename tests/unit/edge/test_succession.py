@@ -14,8 +14,9 @@ from common.runtime import wake
 from common.runtime.control import Channel, pair
 from common.runtime.tasks import spawn_child
 from edge import succession as module
+from edge.children import Child, Report
 from edge.succession import Succession, Will, bequeath, inherited
-from edge.supervisor import Child, Supervisor
+from edge.supervisor import Supervisor
 from tests.unit.edge.test_supervisor import Recorder, live, want
 
 
@@ -131,6 +132,7 @@ async def test_the_next_image_talks_on_over_the_same_channel() -> None:
     hub = Supervisor(Recorder("worker"), [viewer])
     hub.states["a"] = ("live", 7)
     hub.complete.set()
+    viewer.report = Report(at=5.0, sessions=3, cpu=0.5, streams={"a": (3, 8e6)})
     peer.send(want("b"))  # not heard yet when the image ends
     for _ in range(5):
         await asyncio.sleep(0)
@@ -143,6 +145,7 @@ async def test_the_next_image_talks_on_over_the_same_channel() -> None:
     [child] = children
     assert (child.kind, child.pid, child.wants) == ("viewer", viewer.pid, frozenset({"b"}))
     assert child.inherited
+    assert child.report == viewer.report, "the balancers are to see no idle edge"
     child.send({"t": "retire", "timeout": 1.0})
     heard: dict[str, Any] = await anext(peer)
     assert heard == {"t": "retire", "timeout": 1.0}

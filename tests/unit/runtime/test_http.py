@@ -107,6 +107,24 @@ async def test_large_bodies_are_refused() -> None:
     assert (await get("POST", "/echo", data=b"x" * (http.MAX_BODY + 1)))[0] == 413
 
 
+async def test_a_body_that_trickles_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "BODY_DEADLINE", 0.05)
+    monkeypatch.setattr(http, "LINGER", 0.05)
+    app = http.application()
+    app.router.add_post("/echo", echo)
+    listener = listen.bind("127.0.0.1:0")
+    address = listener.getsockname()
+    runner = await http.serve(app, listener)
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\na")
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"Connection: close" in answer
+    writer.close()
+    await runner.cleanup()
+
+
 async def test_a_request_under_way_does_not_hold_up_the_end() -> None:
     begun = asyncio.Event()
 

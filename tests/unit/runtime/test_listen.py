@@ -88,3 +88,28 @@ def test_nobody_holds_a_free_port() -> None:
     with listen.bind("127.0.0.1:0") as bound:
         port = bound.getsockname()[1]
     assert listen.holder(port) == ""
+
+
+def test_what_is_announced_to_other_nodes_is_where_they_reach_it() -> None:
+    with listen.bind("[::]:0") as bound, listen.bind("127.0.0.1:0") as local:
+        port = bound.getsockname()[1]
+        own = listen.announced(bound)
+        with socket.create_connection((own.rpartition(":")[0].strip("[]"), port), timeout=5):
+            pass
+        assert listen.announced(bound, "edge1.example") == f"edge1.example:{port}"
+        assert listen.announced(bound, "2001:db8::7") == f"[2001:db8::7]:{port}"
+        assert listen.announced(local, "edge1.example").startswith("127.0.0.1:"), "nowhere else"
+    assert listen.reachable("10.0.0.7") == "10.0.0.7"
+    assert listen.reachable("10.0.0.7", "203.0.113.9") == "203.0.113.9", (
+        "behind an address translator"
+    )
+    assert listen.reachable("::1", "203.0.113.9") == "::1"
+
+
+def test_a_machine_without_a_network_announces_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nowhere(socket.socket):
+        def connect(self, address: object) -> None:
+            raise OSError("unreachable")
+
+    monkeypatch.setattr(socket, "socket", Nowhere)
+    assert listen.reachable("::") == "127.0.0.1"

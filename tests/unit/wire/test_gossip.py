@@ -26,9 +26,10 @@ REPORTS = st.builds(
     streams=st.just(("a", "b", "c")),
     viewers=st.lists(COUNT, max_size=3).map(tuple),
     bits=st.lists(st.floats(0, 1e12), max_size=3).map(tuple),
+    restarting=st.floats(0, 60),
 )
 REPORT = Gossip(
-    "edge-1", 5, 1, 1000, 4e6, 3, 0.5, 0.25, True, 7, 2, ("live", "live+a"), (2, 1), (3e6, 1e6)
+    "edge-1", 5, 1, 1000, 4e6, 3, 0.5, 0.25, True, 7, 2, ("live", "live+a"), (2, 1), (3e6, 1e6), 2.5
 )
 
 
@@ -42,6 +43,7 @@ def test_the_layout_is_the_one_the_docstring_promises() -> None:
     assert topic == b"Gedge-1\0"
     assert msgpack.unpackb(body) == [
         1, "edge-1", 5, 1, 1000, 4e6, 3, 0.5, 0.25, 1, 7, 2, ["live", "live+a"], [2, 1], [3e6, 1e6],
+        2.5,
     ]  # fmt: skip
 
 
@@ -54,7 +56,14 @@ def test_fields_of_a_later_version_are_ignored() -> None:
 def test_a_report_of_the_version_without_figures_is_understood() -> None:
     topic, body = encode_gossip(REPORT)
     old = msgpack.packb(msgpack.unpackb(body)[:13])
-    assert decode_gossip([topic, old]) == dataclasses.replace(REPORT, viewers=(), bits=())
+    known = dataclasses.replace(REPORT, viewers=(), bits=(), restarting=0.0)
+    assert decode_gossip([topic, old]) == known
+
+
+def test_a_report_of_the_version_without_restarts_is_understood() -> None:
+    topic, body = encode_gossip(REPORT)
+    old = msgpack.packb(msgpack.unpackb(body)[:15])
+    assert decode_gossip([topic, old]) == dataclasses.replace(REPORT, restarting=0.0)
 
 
 def test_streams_with_long_names_are_left_out_before_a_report_is_too_large() -> None:
@@ -84,7 +93,8 @@ def test_garbage_is_a_format_error_and_nothing_else(parts: list[bytes]) -> None:
     ("position", "value"),
     [(0, 2), (1, "other"), (2, -1), (4, 2**64 - 1), (5, float("nan")), (7, 1.5), (8, -0.1),
      (12, [1]), (12, "x"), (10, -1), (3, None),
-     (13, [1, 2, 3]), (13, [-1]), (14, ["x"]), (14, [-1.0]), (13, 1)],
+     (13, [1, 2, 3]), (13, [-1]), (14, ["x"]), (14, [-1.0]), (13, 1),
+     (15, -1), (15, "x"), (15, None), (15, float("nan")), (15, 2**63)],
 )  # fmt: skip
 def test_a_wrong_field_is_refused(position: int, value: object) -> None:
     topic, body = encode_gossip(REPORT)
