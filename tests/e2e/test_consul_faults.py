@@ -4,11 +4,12 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -17,14 +18,16 @@ import pytest
 from tests.harness import viewers
 from tests.harness.consul import Consul, consul, until
 from tests.harness.ledger import difference
-from tests.harness.media import clip, packets, push
+from tests.harness.media import FFMPEG, clip, packets, push
 from tests.harness.nodes import Node, Site, site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 HEADWATER = str(Path(sys.executable).with_name("headwater"))
 TIMERS = {"ttl": '"3s"', "check": '"1s"', "wait": '"5s"', "timeout": '"1s"'}
+USUAL: dict[str, str] = {}
 PLAYLIST = "/cmaf/live/index.m3u8"
+SEGMENT = re.compile(r"/s(\d+)\.m4s")
 
 
 class Newcomers:
@@ -64,9 +67,11 @@ class Newcomers:
 class Show:
     """Two edges, a balancer and an origin with an encoder, all on one Consul agent."""
 
-    def __init__(self, folder: Path, made: Site, peers: Consul) -> None:
+    def __init__(
+        self, folder: Path, made: Site, peers: Consul, timers: Mapping[str, str] = TIMERS
+    ) -> None:
         self.peers = peers
-        self.consul = {**TIMERS, "address": f'"{peers.client.http}"'}
+        self.consul = {**timers, "address": f'"{peers.client.http}"'}
         self.site = made
         stream = {"reconnect": '"2s"'}
         self.origin = made.add("origin", "origin", stream=stream, consul=self.consul)
@@ -111,6 +116,9 @@ async def watched(
             asyncio.create_task(viewers.progressive(http, f"{show.edges[0].url}/live.flv")),
             asyncio.create_task(viewers.websocket(http, f"{show.edges[1].url}/live.mp4")),
         ]
+        low_latency = asyncio.create_task(viewers.ll_hls(http, show.balancer.url + PLAYLIST))
+        kept = show.folder / "hls.flv"
+        player = play_hls(show.balancer.url + PLAYLIST, kept)
         coming = asyncio.create_task(newcomers.run())
 
         async def finish() -> None:
@@ -119,15 +127,35 @@ async def watched(
             async with asyncio.timeout(30):
                 for watched in await asyncio.gather(*watching):
                     _compare(source, bytes(watched.data))
+                _compare(source, _picture(await low_latency))
+                assert await asyncio.to_thread(player.wait) == 0, "ffmpeg gave up the playlist"
+                _compare(source, kept.read_bytes())
 
         try:
             yield newcomers, finish
         finally:
-            for task in (coming, *watching):
+            for task in (coming, low_latency, *watching):
                 task.cancel()
-            await asyncio.gather(coming, *watching, return_exceptions=True)
-            publisher.kill()
-            publisher.wait()
+            await asyncio.gather(coming, low_latency, *watching, return_exceptions=True)
+            for process in (publisher, player):
+                process.kill()
+                process.wait()
+
+
+def play_hls(url: str, into: Path) -> "subprocess.Popen[bytes]":
+    """Start ffmpeg playing whole segments as an ordinary HLS player; it keeps the picture."""
+    command = [*FFMPEG, "-i", url, "-map", "0:v:0", "-c", "copy", "-f", "flv", str(into)]
+    return subprocess.Popen(command)
+
+
+def _picture(tracks: dict[str, viewers.HlsTrack]) -> bytes:
+    """Return what an LL-HLS viewer got of the picture, once nothing of the stream is missing."""
+    for uri, track in tracks.items():
+        assert not track.failures, (uri, track.failures[:5])
+        numbers = SEGMENT.findall("".join(track.playlists))
+        assert numbers
+        assert all(len(number) == 10 for number in numbers), "not counted from the Unix time"
+    return next(t.stream() for uri, t in tracks.items() if uri.endswith("/1.m3u8"))
 
 
 def _compare(source: Path, data: bytes) -> None:
@@ -204,14 +232,20 @@ async def _outage(show: Show, newcomers: Newcomers, seconds: float) -> Node:
 
 
 @pytest.mark.parametrize(
-    "seconds", [25.0, pytest.param(600.0, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
+    ("seconds", "timers"),
+    [
+        (25.0, TIMERS),
+        pytest.param(600.0, USUAL, marks=[pytest.mark.long, pytest.mark.timeout(1200)]),
+    ],
 )
-async def test_whatever_happens_to_consul_nobody_sees_it(tmp_path: Path, seconds: float) -> None:
+async def test_whatever_happens_to_consul_nobody_sees_it(
+    tmp_path: Path, seconds: float, timers: Mapping[str, str]
+) -> None:
     source = clip(tmp_path / "clip.flv", int(seconds) + 75)
     with consul(tmp_path) as peers, site(tmp_path) as made:
         peers.usual(second=False)
         peers.start()
-        show = Show(tmp_path, made, peers)
+        show = Show(tmp_path, made, peers, timers)
         async with watched(show, source) as (newcomers, finish):
             await _faults(show, newcomers)
             await _outage(show, newcomers, seconds)
