@@ -27,7 +27,7 @@ class Cluster:
     """The nodes that a balancer knows."""
 
     def __init__(self, config: Config, clock: Callable[[], float]) -> None:
-        self.edges = NodeTable()
+        self.edges = NodeTable(counted=True)
         self.origins = NodeTable()
         self.beacons = Beacons(config.node.name)
         self.known = False

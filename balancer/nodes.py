@@ -40,6 +40,12 @@ PROMISED = 5.0
 MAX_PROMISED = 4096
 """Streams that a node is expected to carry soon; more are not kept."""
 
+BELIEVED = 64
+"""Redirects that count as followed, besides those that were: a few that are not mean little."""
+
+REMEMBERED = 512
+"""Redirects after which what became of them counts half."""
+
 MAX_PENDING = 100_000
 """Redirects that the ledger of a node holds; more are not told apart from these."""
 
@@ -77,6 +83,12 @@ class Node:
     promised: dict[str, float] = field(default_factory=dict)
     """Streams that it will carry, because somebody was sent there for them, and since when."""
 
+    sent: float = 0.0
+    """Redirects that were to be in a report by now; the older, the less they count."""
+
+    came: float = 0.0
+    """Sessions that were opened there of so many redirects."""
+
 
 class NodeTable:
     """All nodes of a role by name. Times are seconds of one monotonic clock, given by the caller.
@@ -85,13 +97,19 @@ class NodeTable:
     goes, or registers anew.
     """
 
-    def __init__(self, settle: float = REPORT_WINDOW / 2 + START_DELAY) -> None:
-        """``settle``: age in seconds from which a redirect is expected to be in a report."""
+    def __init__(
+        self, settle: float = REPORT_WINDOW / 2 + START_DELAY, *, counted: bool = False
+    ) -> None:
+        """``settle``: age in seconds from which a redirect is expected to be in a report.
+
+        ``counted``: whether reports say how many sessions were opened; those of edges do.
+        """
         self.nodes: dict[str, Node] = {}
         self.carriers: dict[str, list[str]] = {}
         self.protocols: frozenset[str] = frozenset()
         self.version = 0
         self._settle = settle
+        self._counted = counted
         self._bits = DEFAULT_BITS
         self._bits_of: dict[str, float] = {}
 
@@ -152,7 +170,11 @@ class NodeTable:
         state.bandwidth, state.sessions = report.bandwidth, report.sessions
         state.cpu, state.memory = report.cpu, report.memory
         state.draining = report.draining or node.registration.draining
+        expected = len(node.pending)
         self._settled(node, now - self._settle)
+        if self._counted and last is not None and last.boot == report.boot:
+            opened = max(0, report.accepted - last.accepted)
+            _arrived(node, opened, expected, expected - len(node.pending))
         self._learn(report)
         return True
 
@@ -229,3 +251,18 @@ class NodeTable:
         self.protocols = frozenset(
             word for node in self.nodes.values() for word in node.state.protocols
         )
+
+
+def _arrived(node: Node, opened: int, expected: int, settled: int) -> None:
+    """Learn which share of the viewers sent to a node come.
+
+    Some ask again though they watch already, others ask for nothing else. The ledger would count
+    them as viewers of its own: a few hundred such requests a second, and every node looks full.
+    ``opened``: sessions since the report before, of which ``expected`` at most are from us.
+    ``settled``: redirects whose viewers must be here by now.
+    """
+    node.came = min(node.came + opened, node.sent + expected)
+    node.sent += settled
+    node.state.arriving = min(1.0, (node.came + BELIEVED) / (node.sent + BELIEVED))
+    if node.sent >= REMEMBERED:
+        node.sent, node.came = node.sent / 2, node.came / 2

@@ -98,6 +98,9 @@ class NodeState:
     """Bits a second sent there by redirects that its report cannot contain yet."""
 
     pending_sessions: int = 0
+    arriving: float = 1.0
+    """Share of the viewers sent there that come: who only asks where to go is no load."""
+
     draining: bool = False
     barred: str = ""
     """Why it may not be used at all, whatever it reports."""
@@ -169,8 +172,9 @@ def judge(
     times as there are ``balancers``. A protocol is only asked of a node if somebody offers it.
     """
     weights = rules.weights
-    bandwidth = (node.bandwidth + node.pending_bandwidth * balancers) / node.bandwidth_capacity
-    sessions = (node.sessions + node.pending_sessions * balancers) / node.session_capacity
+    coming = balancers * node.arriving
+    bandwidth = (node.bandwidth + node.pending_bandwidth * coming) / node.bandwidth_capacity
+    sessions = (node.sessions + node.pending_sessions * coming) / node.session_capacity
     bandwidth *= weights.bandwidth
     sessions *= weights.sessions
     cpu = node.cpu / CPU_FULL * weights.cpu

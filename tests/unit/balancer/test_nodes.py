@@ -1,5 +1,7 @@
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+
+import pytest
 
 from balancer.nodes import (
     DEFAULT_BITS,
@@ -13,7 +15,16 @@ from balancer.nodes import (
     NodeTable,
     Registration,
 )
-from balancer.policy import MAX_AGE, MAX_RESTART, SLOW_START, Rules, Viewer, best, judge
+from balancer.policy import (
+    MAX_AGE,
+    MAX_RESTART,
+    SLOW_START,
+    Candidate,
+    Rules,
+    Viewer,
+    best,
+    judge,
+)
 from common.wire.gossip import Gossip
 
 
@@ -25,6 +36,7 @@ def report(
     sessions: int = 0,
     streams: Mapping[str, tuple[int, float]] = MappingProxyType({}),
     restarting: float = 0.0,
+    accepted: int = 0,
 ) -> Gossip:
     return Gossip(
         node, boot, sequence, 0, sessions * 1e6, sessions, 0.0, 0.0,
@@ -32,6 +44,7 @@ def report(
         viewers=tuple(viewers for viewers, _ in streams.values()),
         bits=tuple(bits for _, bits in streams.values()),
         restarting=restarting,
+        accepted=accepted,
     )  # fmt: skip
 
 
@@ -212,3 +225,58 @@ def test_a_node_that_failed_somebody_is_suspect_for_two_seconds() -> None:
     nodes.deliver(report("a", 3), 20.0 + SUSPECT)
     nodes.deliver(report("b", 3, sessions=100), 20.0 + SUSPECT)
     assert chosen(nodes, 20.0 + SUSPECT) == "a"
+
+
+def arriving(
+    followed: Callable[[int], int], *, reports: int = 40, silent: float = 0.0
+) -> Candidate:
+    """Send a node a viewer every 5 ms, of whom some come a second later; return how it is judged.
+
+    At the end the node says nothing for ``silent`` seconds, while more are sent.
+    """
+    nodes = NodeTable(counted=True)
+    nodes.register(Registration("a", "http://a", 1e9, 10_000), 0.0)
+    sent, now = 0, 0.0
+    for number in range(reports):
+        for _ in range(100):
+            nodes.redirected("a", "s", now)
+            sent, now = sent + 1, now + 0.005
+        came = followed(max(0, sent - 200))
+        streams = {"s": (40, 40 * 5e6)}
+        nodes.deliver(report("a", number, sessions=40, streams=streams, accepted=came), now)
+    for _ in range(round(silent / 0.005)):
+        nodes.redirected("a", "s", now)
+        now += 0.005
+    return judge(nodes.nodes["a"].state, Viewer("s"), now, Rules())
+
+
+def test_who_only_asks_where_to_go_does_not_fill_a_node() -> None:
+    assert arriving(lambda sent: 0, silent=4.0).load < 0.92
+
+
+def test_who_comes_is_waited_for_as_ever() -> None:
+    assert arriving(lambda sent: sent).bandwidth == pytest.approx(
+        0.2 / 5 + 300 * 5e6 / 1e9, rel=0.2
+    )
+    half = arriving(lambda sent: sent // 2).bandwidth
+    assert arriving(lambda sent: 0).bandwidth < half < arriving(lambda sent: sent).bandwidth
+
+
+def test_viewers_who_came_before_a_redirect_settles_count_for_it() -> None:
+    nodes = NodeTable(counted=True)
+    nodes.register(Registration("a", "http://a", 1e9, 10_000), 0.0)
+    nodes.deliver(report("a", 1), 0.0)
+    for _ in range(5000):
+        nodes.redirected("a", "s", 0.1)
+    nodes.deliver(report("a", 2, accepted=5000), 0.5)
+    nodes.deliver(report("a", 3, accepted=5000), 2.0)
+    assert nodes.nodes["a"].state.arriving == 1.0
+
+
+def test_a_node_that_does_not_count_is_believed() -> None:
+    nodes = table("a")
+    for number in range(20):
+        for _ in range(100):
+            nodes.redirected("a", "s", number * 0.5)
+        nodes.deliver(report("a", number), number * 0.5)
+    assert nodes.nodes["a"].state.arriving == 1.0
