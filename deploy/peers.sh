@@ -27,6 +27,8 @@ missing() {
   for name in "${!package[@]}"; do
     command -v "$name" >/dev/null || echo "${package[$name]}"
   done
+  # A module of lighttpd that is a package of its own.
+  [ -e /usr/lib/lighttpd/mod_openssl.so ] || echo lighttpd-mod-openssl
   for name in "${!element[@]}"; do
     gst-inspect-1.0 --exists "$name" 2>/dev/null || echo "${element[$name]}"
   done
