@@ -97,7 +97,7 @@ def load(mode: str, port: int, *words: str, pids: list[int], seconds: float = 3.
     """
     command = [str(program("lg")), mode, "-P", str(port), "-d", str(seconds)]
     command += ["-pid", ",".join(map(str, pids)), *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*machine.BOUND, *command], stdout=subprocess.PIPE, text=True)
     machine.favour(process.pid)
     said, _ = process.communicate()
     if process.returncode:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,9 @@ from importlib import metadata
 from pathlib import Path
 
 from tests.harness.cluster import descendants
+
+BOUND = ("setpriv", "--pdeathsig", "KILL", "--")
+"""Put before a command: what it starts dies with the benchmark, however that ends."""
 
 SERVER_CORE, LOAD_CORE = 0, 1
 """The server that is measured has a core for itself; everything else runs on the other one."""
@@ -39,11 +43,16 @@ def own_network() -> None:
     )
     os.environ[_INSIDE] = "1"
     inside = ["sh", "-c", commands, "sh", sys.executable, "-m", module, *sys.argv[1:]]
-    os.execvp("setsid", ["setsid", "--wait", "unshare", "--net", "--", *inside])
+    bound = ("setpriv", "--pdeathsig", "TERM", "--")
+    os.execvp("setsid", ["setsid", "--wait", *bound, "unshare", "--net", "--", *inside])
 
 
 def prepare() -> None:
-    """Move this process and all that it will start to the core of the load; allow many sockets."""
+    """Move this process and all that it will start to the core of the load; allow many sockets.
+
+    From here on SIGTERM ends what was started, and removes folders, as any error does.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if (os.cpu_count() or 1) > LOAD_CORE:
         os.sched_setaffinity(0, {LOAD_CORE})
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -105,7 +114,7 @@ def descriptors(pids: Iterable[int]) -> int:
 @contextlib.contextmanager
 def running(command: list[str], *, server: bool = False) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a program, on the core of the server if it is one; ended with the block."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*BOUND, *command], stdout=subprocess.DEVNULL)
     try:
         if server:
             own_core(process.pid)

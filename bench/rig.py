@@ -103,6 +103,7 @@ def rig(
         ]
         for node in nodes:
             node.environment["HEADWATER_LOG__LEVEL"] = "warning"
+            node.before = machine.BOUND
             node.start()
         running = Rig(made, *nodes)
         machine.own_core(running.viewer)

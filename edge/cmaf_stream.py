@@ -170,6 +170,7 @@ class CmafStream:
         self._epochs: dict[int, Epoch] = {}
         self._parked: dict[Hashable, Parked] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._awaited = mirror.awaited
         self.readers = mirror.readers
         """Those of the epochs that are on this node, by number."""
         self.version = 0
@@ -238,7 +239,8 @@ class CmafStream:
         """
         parked = self.park(key, ask, missing)
         try:
-            answer = await asyncio.wait_for(asyncio.shield(parked.future), timeout)
+            with self._awaited():
+                answer = await asyncio.wait_for(asyncio.shield(parked.future), timeout)
         except TimeoutError:
             return WAIT
         finally:

@@ -8,7 +8,7 @@ change, so that a viewer can be let in, or skip ahead, at a chunk that begins wi
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from common.errors import PageGone
@@ -20,6 +20,9 @@ from edge.mirrors import Mirror
 YOUNG = 1.5
 """Seconds: a stream that began so recently is sent from its first keyframe, so that viewers who
 waited for it miss nothing."""
+
+MAX_KEPT = 16 * 1024 * 1024
+"""Bytes that a feed keeps for those who join next; what is more is made for them."""
 
 FLOOR_SCAN = 512
 """Records of a track that are looked through for the one that belongs to a keyframe."""
@@ -108,7 +111,10 @@ class Feed:
         self._reader = mirror.reader
         self._next = {number: self._reader.track(number).head for number in self.tracks}
         self._cut = _Cut(self.leader, self._inits(self._next))
-        self._burst: tuple[dict[int, int], list[Chunk]] | None = None
+        self._burst: list[Chunk] = []
+        self._kept = 0
+        """Bytes of the burst."""
+
         self._now_us = 0
         self.lost = 0
         """Frames that the node never got and that viewers therefore do not get either, since the
@@ -144,7 +150,7 @@ class Feed:
         self._next = {n: self._next.get(n, self._reader.track(n).oldest) for n in self.tracks}
         if not added:
             return None
-        self._burst = None
+        self._burst = []
         start = self._keyframe()
         for track in added:
             floor = self._floor(track, start) if start is not None else self._next[track.id]
@@ -176,23 +182,35 @@ class Feed:
             self._now_us = last.record.dts * 1_000_000 // last.track.timescale
         self.lost += self._cut.lost
         self._cut.lost = 0
+        self._keep(chunks)
         return chunks
 
     def jump(self) -> None:
         """Give up what is not read yet and go on with the newest records."""
+        self._burst = []
         self._next = {number: self._reader.track(number).head for number in self.tracks}
         self._cut.broken = self.video
 
     def burst(self) -> list[Chunk]:
         """Return the chunks from the newest keyframe up to where the feed is; empty if none.
 
-        Made once for all who join while the feed stands there.
+        Made once for all who begin with the same keyframe, and continued with what the others get:
+        a crowd that joins shares the bytes.
         """
-        if self._burst is not None and self._burst[0] == self._next:
-            return self._burst[1]
-        chunks = self._make_burst()
-        self._burst = (dict(self._next), chunks)
-        return chunks
+        if not self._burst:
+            # The frames themselves are not needed any more, only what was made of them.
+            self._burst = [replace(chunk, items=[]) for chunk in self._make_burst()]
+            self._kept = sum(len(chunk.data) for chunk in self._burst)
+        return self._burst
+
+    def _keep(self, chunks: list[Chunk]) -> None:
+        """Go on with the burst until a keyframe comes with which others will begin."""
+        for chunk in chunks:
+            if chunk.key or self._kept > MAX_KEPT:
+                self._burst = []
+            elif self._burst:
+                self._burst.append(replace(chunk, items=[]))
+                self._kept += len(chunk.data)
 
     def _make_burst(self) -> list[Chunk]:
         try:

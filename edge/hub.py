@@ -71,10 +71,11 @@ class Hub:
         news = asyncio.Event()
         unsubscribe = mirror.subscribe(lambda moved, changed: news.set())
         try:
-            async with asyncio.timeout(wait):
-                while not _settled(mirror, selection, form):
-                    news.clear()
-                    await news.wait()
+            with mirror.awaited():
+                async with asyncio.timeout(wait):
+                    while not _settled(mirror, selection, form):
+                        news.clear()
+                        await news.wait()
         except TimeoutError:
             if not mirror.catalog.tracks:
                 raise StreamNotFound(f"{mirror.stream} has no tracks yet") from None
@@ -198,8 +199,8 @@ class Fan:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._flushed = -1.0
-        self._opening: tuple[list[Chunk], bytes] = ([], b"")
-        """The newest burst, and what it begins with: the same bytes for all who join with it."""
+        self._opening: tuple[Chunk | None, bytes] = (None, b"")
+        """What the newest burst begins with, and the header: the same bytes for all who join."""
         self._rate = Rate()
         self._unsubscribe = mirror.subscribe(self._moved)
 
@@ -212,16 +213,17 @@ class Fan:
         chunks = self.feed.burst()
         if not chunks:
             return
-        if self._opening[0] is not chunks:
-            self._opening = chunks, self.feed.header(chunks[0].inits) + chunks[0].media
-        data = self._opening[1]
-        viewer.write(data)
-        size = len(data)
+        first = chunks[0]
+        if self._opening[0] is not first:
+            self._opening = first, self.feed.header(first.inits)
+        before = viewer.flow.written
+        viewer.write(self._opening[1])
+        viewer.write(first.media)
         for chunk in chunks[1:]:
             viewer.write(chunk.data)
-            size += len(chunk.data)
         viewer.phase = Phase.LIVE
         viewer.inits = chunks[-1].inits
+        size = viewer.flow.written - before
         self._hub.sessions.count(self.feed.mirror.stream, self.feed.form.protocol, size)
 
     def discard(self, viewer: Viewer) -> None:
@@ -291,7 +293,7 @@ class Fan:
         if not feed.current:
             self._end()  # another numbering, or frames taken back: viewers come again
             return True
-        self._opening = [], b""  # the header may be another one
+        self._opening = None, b""  # the header may be another one
         fresh = self._selection.choose(mirror.catalog, feed.form.codecs)
         known = feed.leader.id in {track.id for track in fresh}
         if known and (added := feed.retrack(fresh)) is not None:

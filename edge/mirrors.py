@@ -8,7 +8,8 @@ first viewer (:meth:`Mirrors.get`) and given up some time after the last.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import NodeUnavailable, StreamError, StreamNotFound
@@ -45,6 +46,9 @@ class Mirror:
         self.closed = False
         """Whether this process has let go of the pages: nothing can be read any more."""
 
+        self.waiting = 0
+        """Viewers that wait for something of it and have no session yet."""
+
         self._heads = self._look()
         self._followers: dict[int, Follower] = {}
         self._next = 0
@@ -53,6 +57,15 @@ class Mirror:
     def catalog(self) -> Catalog:
         """The catalog of the newest epoch, as of the last wake."""
         return self.reader.catalog
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Keep the stream for the time of a ``with`` block, though nobody watches it yet."""
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
 
     def subscribe(self, follower: Follower) -> Callable[[], None]:
         """Call ``follower(moved_tracks, catalog_changed)`` once per wake; return how to stop it."""
@@ -178,7 +191,8 @@ class Mirrors:
     def wanted(self, busy: Iterable[str] = ()) -> list[str]:
         """Return the streams to ask for; ``busy`` ones have viewers and stay."""
         now = self._clock()
-        for stream in (*busy, *self._waiting):
+        awaited = [stream for stream, mirror in self._mirrors.items() if mirror.waiting]
+        for stream in (*busy, *self._waiting, *awaited):
             self._used[stream] = now
         for stream, used in tuple(self._used.items()):
             if now - used > self.linger:

@@ -29,6 +29,8 @@ class Node:
     environment: dict[str, str]
     space: Space | None = None
     """The network that it is in, if not that of the tests."""
+    before: tuple[str, ...] = ()
+    """Words put before its command line."""
     process: "subprocess.Popen[bytes] | None" = None
     endpoints: dict[str, str] = field(default_factory=dict)
 
@@ -49,7 +51,8 @@ class Node:
         """Start the process and wait until it says that it is ready."""
         stale = ready.path_of(self.folder / "run", self.name)
         stale.unlink(missing_ok=True)
-        command = [sys.executable, "-m", self.role, "--config", f"{self.folder}/{self.name}.toml"]
+        config = f"{self.folder}/{self.name}.toml"
+        command = [*self.before, sys.executable, "-m", self.role, "--config", config]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.space.command(command) if self.space else command,

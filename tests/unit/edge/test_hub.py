@@ -94,6 +94,24 @@ async def test_a_frame_is_muxed_once_however_many_watch(room: Room) -> None:
     assert len({bytes(transport.taken) for transport in transports}) == 1
 
 
+async def test_those_who_begin_with_the_same_keyframe_share_what_was_made_for_the_first(
+    room: Room,
+) -> None:
+    room.stream.frames(41)
+    room.join()
+    made = room.form.muxed
+    transports = []
+    for _ in range(8):
+        room.stream.frames(1)
+        room.wake()
+        transports.append(room.join()[1])
+    frames = len(room.stream.sent[1]) - 41
+    assert room.form.muxed - made <= 3 * frames
+    for transport in transports:
+        assert got(transport) == list(range(40, 49))[: len(got(transport))]
+    assert len(got(transports[-1])) == 9
+
+
 async def test_a_stream_that_has_just_begun_is_sent_from_its_first_frame(tmp_path: Path) -> None:
     room = Room(tmp_path, LiveStream(tmp_path, gop=5))
     room.stream.frames(18)

@@ -7,7 +7,10 @@ from common.errors import FormatError, NodeUnavailable, StreamNotFound
 from common.track.limits import Limits
 from common.track.store import StreamWriter
 from edge import mirrors as module
+from edge.cmaf_stream import CmafStream
 from edge.mirrors import Mirrors
+from edge.packager import Packager
+from edge.playlists import WAIT, Wait
 from tests.unit.edge.live import LiveStream
 
 
@@ -213,3 +216,37 @@ async def test_live_pages_that_are_not_there_are_waited_for(
     mirrors.state("live", "live", 7)
     assert (await waiting).epoch == 7
     mirrors.close()
+
+
+async def test_a_stream_is_kept_while_a_viewer_waits_for_its_first_playlist(
+    mirrors: Mirrors, tmp_path: Path, clock: list[float]
+) -> None:
+    LiveStream(tmp_path)
+    mirror = await get(mirrors)
+    with mirror.awaited():
+        clock[0] += 60
+        assert mirrors.wanted() == ["live"]
+    clock[0] += 11
+    assert mirrors.wanted() == []
+
+
+async def test_who_waits_for_tracks_or_an_object_counts_as_waiting(
+    mirrors: Mirrors, tmp_path: Path
+) -> None:
+    LiveStream(tmp_path)
+    mirror = await get(mirrors)
+    seen: list[int] = []
+
+    def look() -> Wait:
+        seen.append(mirror.waiting)
+        return WAIT
+
+    stream = CmafStream(mirror, Packager(1), lambda track, segment: None)
+    waiting = asyncio.create_task(stream.wait("it", look, 0.3))
+    while not seen:
+        await asyncio.sleep(0)
+        mirror.advance(changed=True)
+    assert seen[0] == 1
+    assert await waiting is WAIT
+    stream.close()
+    assert mirror.waiting == 0
