@@ -21,6 +21,7 @@ def _times(quick: bool) -> tuple[int, float]:
 
 GROUPS: dict[str, Measure] = {
     "serving": lambda quick: serving.measure(*_times(quick)),
+    "secure": lambda quick: serving.secure(*_times(quick)),
     "fanout": lambda quick: fanout.measure(*_times(quick), 200 if quick else 500),
     "crowd": lambda quick: fanout.crowd(5 if quick else 15, 500 if quick else fanout.CORE),
     "wakes": lambda quick: parking.wakes(*_times(quick), 500 if quick else parking.PARKED),

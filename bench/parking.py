@@ -5,17 +5,23 @@ the whole playlist that names it has been read: origin, bus and stream worker ar
 in C makes its parts itself and begins to count when it does.
 """
 
+import contextlib
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from bench.figures import Row, accepted, median, say
 from bench.generator import DELIVERED, Load, Rejected, load
 from bench.rig import FPS, Rig, reference, rig, tracks
+from tests.harness import certificates
 
 STREAM = f"live+park,{FPS},4000"
 OTHERS = (f"live+two,{FPS},1000",)
 PART = 1 / 3
 PARKED = 2000
 CORE = 4000
+KBITS = 2000
+"""Of the stream with which memory is measured: a burst of half a megabyte for each who joins."""
 
 
 def _told(found: Load) -> Load:
@@ -83,29 +89,26 @@ def memory(viewers: int, *only: str) -> Iterator[Row]:
         "HLS": ("park", 8, "/cmaf/live+park/{}.m3u8", ()),
         "progressive": ("stream", 20, "/live+park.mp4", ()),
         "WebSocket": ("stream", 20, "/live+park.mp4?autoplay=1", ("-ws",)),
+        "TLS": ("stream", 64, "/live+park.mp4", ("-tls",)),
     }
-    with rig(f"live+park,{FPS},500", window="6s", edge={"cache": '"4MiB"'}) as running:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        certificate, key = certificates.make(folder, "bench")
+        tls = f'{{listen = "127.0.0.1:0", certificate = "{certificate}", key = "{key}"}}'
+        settings = {"cache": '"4MiB"', "tls": tls}
+        running = stack.enter_context(rig(f"live+park,{FPS},{KBITS}", window="6s", edge=settings))
         for name, (mode, target, path, words) in kinds.items():
             if only and name not in only:
                 continue
             at = tracks(running, "live+park")[0] if mode == "park" else path
+            port = running.tls_port if "-tls" in words else running.port
+
+            def watch(count: int, *more: str, mode: str = mode, port: int = port) -> Load:
+                return load(mode, port, "-c", str(count), *more, pids=running.pids, seconds=3)
+
             # What the first viewers make the process load is not theirs.
-            load(mode, running.port, "-c", "100", *words, at, pids=running.pids, seconds=3)
-            found = [
-                load(
-                    mode,
-                    running.port,
-                    "-c",
-                    str(count),
-                    "-w",
-                    "4",
-                    *words,
-                    at,
-                    pids=running.pids,
-                    seconds=3,
-                ).memory_kb
-                for count in (viewers, viewers)
-            ]
+            watch(100, *words, at)
+            found = [watch(viewers, "-w", "4", *words, at).memory_kb for _ in range(2)]
             costs = [(after - before) / viewers for before, after in found]
             say(f"{name}: {costs} kB a viewer")
             yield median(

@@ -40,6 +40,11 @@ class Rig:
         return int(self.edge.endpoints["http"].rpartition(":")[2])
 
     @property
+    def tls_port(self) -> int:
+        """Where they come in over TLS, if that was configured."""
+        return int(self.edge.endpoints["https"].rpartition(":")[2])
+
+    @property
     def pids(self) -> list[int]:
         """All processes of the edge."""
         return machine.family(self.edge.pid)

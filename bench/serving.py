@@ -4,11 +4,14 @@ nginx serves copies of the very objects from shared memory. Its whole CPU time i
 of the whole edge: supervisor, stream worker (which takes in the streams meanwhile), viewer process.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from bench.figures import Row, accepted, median, say
 from bench.generator import Load, load
 from bench.rig import FPS, Nginx, Rig, nginx, parts, rig, segments, tracks
+from tests.harness import certificates
 
 STREAMS = (
     f"live+one?slot=high,{FPS},4000",
@@ -53,6 +56,19 @@ def measure(repetitions: int, seconds: float) -> Iterator[Row]:
             yield compared(f"{name}, requests per CPU of nginx's", pairs, target)
 
 
+def secure(repetitions: int, seconds: float) -> Iterator[Row]:
+    """Yield the rows with TLS 1.3, against nginx with the same certificate."""
+    with tempfile.TemporaryDirectory() as folder:
+        certificate, key = certificates.make(Path(folder), "bench")
+        tls = f'{{listen = "127.0.0.1:0", certificate = "{certificate}", key = "{key}"}}'
+        with rig(*STREAMS, edge={"tls": tls}) as running, nginx(certificate, key) as peer:
+            for name, (find, _, target) in objects().items():
+                if not target:
+                    continue
+                pairs = [_pair(running, peer, find, seconds, "-tls") for _ in range(repetitions)]
+                yield compared(f"TLS: {name}, requests per CPU of nginx's", pairs, target)
+
+
 def _pair(
     running: Rig, peer: Nginx, find: Find, seconds: float, *tls: str
 ) -> tuple[Load, Load, int]:
@@ -67,7 +83,8 @@ def _pair(
         return load("get", port, *count, *copies, pids=peer.pids, seconds=seconds)
 
     def ours() -> Load:
-        return load("get", running.port, *count, *paths, pids=running.pids, seconds=seconds)
+        own = running.tls_port if tls else running.port
+        return load("get", own, *count, *paths, pids=running.pids, seconds=seconds)
 
     first, second = accepted(theirs), accepted(ours)
     viewer = second.cpu[running.viewer] * 1e6 / second.requests
