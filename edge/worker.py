@@ -63,6 +63,7 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
     ):
         if not await child.turn(given, channel):
             return
+        await definitions.begin(registry)
         intake = Intake(
             node=config.node.name,
             pages=Pages(root, Board.create(root), limits, definitions),

@@ -228,7 +228,7 @@ async def run(config: Config) -> None:
         )
         stack.push_async_callback(streams.stop)
         # Pages of a stream that nobody has defined are thrown away.
-        if origin.definitions.take(await registry.definitions()):
+        if await origin.definitions.begin(registry):
             streams.redefine()
         await streams.adopt()
         reload.at_once({"streams.*": partial(_redefine, origin.definitions, streams)})

@@ -100,6 +100,7 @@ async def run(config: Config) -> None:
         async def everything() -> set[str]:
             return {owner.stream for owner in await registry.owners()}
 
+        await definitions.begin(registry)
         relay = Relay(config, pages, Finder(registry, place), everything, guard)
         stack.callback(relay.close)
         relay.intake.adopt()

@@ -49,7 +49,9 @@ def fits(rule: str, entry: NodeEntry) -> bool:
     kind, colon, value = rule.partition(":")
     if not colon:
         return fnmatchcase(entry.name, rule)
-    return value in entry.tags if kind == "tag" else value == entry.datacenter
+    if kind == "tag":
+        return value in entry.tags
+    return kind == "datacenter" and value == entry.datacenter  # the registry may say anything
 
 
 def check(streams: Mapping[str, StreamSettings], secure: bool) -> None:

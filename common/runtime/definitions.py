@@ -68,6 +68,17 @@ class Definitions(Mapping[str, StreamSettings]):
         before, self._all = self._all, {**self._read, **self._file}
         return before != self._all
 
+    async def begin(self, registry: Registry) -> bool:
+        """Take in what the registry defines before anything is served; return whether that is news.
+
+        Else a stream that only some nodes may have would be everybody's for a moment.
+        """
+        try:
+            return self.take(await registry.definitions())
+        except HeadwaterError as error:
+            log.warning("definitions not read", extra={"error": str(error)})
+            return False
+
     async def follow(
         self, registry: Registry, changed: Callable[[], object] = lambda: None
     ) -> None:

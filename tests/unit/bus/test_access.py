@@ -25,6 +25,7 @@ ENTRY = NodeEntry("edge-1", "edge", {}, datacenter="fra", tags=("paid", "new"))
         ("tag:*", False),
         ("datacenter:fra", True),
         ("datacenter:ams", False),
+        ("zone:fra", False),
     ],
 )
 def test_a_rule_names_nodes(rule: str, fitting: bool) -> None:
