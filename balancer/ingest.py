@@ -4,6 +4,7 @@ The answer comes as JSON with the URLs of every protocol, as the plain host, as 
 ``srt://`` URL to give to an encoder, or as a redirect for publishers over HTTP.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -22,6 +23,9 @@ from common.runtime import metrics
 from common.runtime.registry import Registry
 
 OWNER, STANDBY, FREE = "owner", "standby", "least loaded"
+
+FORMS = ("host", "rtmp", "srt", "http")
+"""What an answer as text can be: see ``as``."""
 
 MAX_KEY = 200
 """Letters of a publisher's key in a question."""
@@ -109,20 +113,12 @@ class IngestApi:
         """
         query = request.query
         stream = check_name(query.get("stream", ""))
-        key, form = query.get("key", ""), query.get("as", "json")
-        if len(key) > MAX_KEY:
-            raise FormatError(f"key: more than {MAX_KEY} letters")
+        form, key = query.get("as", "json"), key_of(request)
+        check_form(form, ("json", *FORMS))
         found = await self._choice.find(request, stream)
-        urls = _urls(found.node, stream, key)
         if form == "json":
             return web.json_response(_told(found, stream, key), headers=HEADERS)
-        if form == "host":
-            return web.Response(text=host_of(found.node.registration.url), headers=HEADERS)
-        if form not in ("rtmp", "srt", "http"):
-            raise FormatError(f"as={form}: not json, host, rtmp, srt or http")
-        if form not in urls:
-            raise NodeUnavailable(f"{found.node.registration.node} takes nothing over {form}")
-        return web.Response(text=urls[form], headers=HEADERS)
+        return web.Response(text=said(found, stream, key, form), headers=HEADERS)
 
     async def publish(self, request: web.Request) -> web.Response:
         """Answer who publishes over HTTP (POST, PUT) with 307 to the origin, all kept."""
@@ -167,12 +163,50 @@ def _urls(node: Node, stream: str, key: str) -> dict[str, str]:
     urls = {"http": f"{node.registration.url}/"}
     if "rtmp" in ends:
         at = ends["rtmp"].removeprefix("rtmp://")
-        urls["rtmp"] = f"rtmp://{at}/{quote(stream)}" + (f"/{quote(key)}" if key else "")
+        # Encoders send what stands there as it stands: nothing is escaped in RTMP.
+        urls["rtmp"] = f"rtmp://{at}/{stream}" + (f"/{key}" if key else "")
     if "srt" in ends:
         at = ends["srt"].removeprefix("srt://")
         words = f"#!::m=publish,r={stream}" + (f",s={key}" if key else "")
         urls["srt"] = f"srt://{at}?streamid={quote(words, safe='')}"
     return urls
+
+
+def key_of(request: web.BaseRequest) -> str:
+    """Return the publisher's key that a question names; nothing if it names none.
+
+    Raises:
+        FormatError: If it is too long for one.
+    """
+    key = request.query.get("key", "")
+    if len(key) > MAX_KEY:
+        raise FormatError(f"key: more than {MAX_KEY} letters")
+    return key
+
+
+def check_form(form: str, known: Sequence[str] = FORMS) -> None:
+    """Refuse a form of answer that there is not.
+
+    Raises:
+        FormatError: With the forms that there are.
+    """
+    if form not in known:
+        raise FormatError(f"as={form}: not {', '.join(known[:-1])} or {known[-1]}")
+
+
+def said(found: Found, stream: str, key: str, form: str) -> str:
+    """Return an origin as one of :data:`FORMS`: its host, or the URL that an encoder takes.
+
+    Raises:
+        NodeUnavailable: If the origin has no such input.
+    """
+    registration = found.node.registration
+    if form == "host":
+        return host_of(registration.url)
+    urls = _urls(found.node, stream, key)
+    if form not in urls:
+        raise NodeUnavailable(f"{registration.node} takes nothing over {form}")
+    return urls[form]
 
 
 def host_of(url: str) -> str:

@@ -13,7 +13,7 @@ from aiohttp import web
 from balancer.api import HEADERS, Redirector, redirect
 from balancer.config import weights
 from balancer.director import Director
-from balancer.ingest import IngestChoice, host_of
+from balancer.ingest import IngestChoice, check_form, host_of, key_of, said
 from balancer.nodes import Node
 from balancer.paths import playable, protocol_of
 from balancer.policy import NEVER, Weights
@@ -181,17 +181,24 @@ class Mist:
         return _text(f"dtsc://{host}" if host else request.query.get("fallback", FULL))
 
     async def _find_ingest(self, request: web.Request, cpu: str) -> web.Response:
-        """Name the host to publish to; ``cpu`` is the percentage that the publisher will need."""
+        """Name the host to publish to; ``cpu`` is the percentage that the publisher will need.
+
+        With ``as`` it is the URL to give to an encoder; MistServer knows the host alone.
+        """
         try:
             need = min(max(float(cpu or 0) / 100, 0.0), 1.0)
         except ValueError:
             raise FormatError(f"ingest={cpu}: not a percentage of CPU time") from None
-        stream = request.query.get("stream_name", "")
+        stream, key = request.query.get("stream_name", ""), key_of(request)
+        form = request.query.get("as", "host")
+        check_form(form)
+        if form != "host" and not stream:
+            raise FormatError(f"as={form}: say which stream it is for with stream_name")
         try:
             found = await self._ingest.find(request, check_name(stream) if stream else "", need)
+            return _text(said(found, stream, key, form))
         except NodeUnavailable:
             return _text(request.query.get("fallback", FULL))
-        return _text(host_of(found.node.registration.url))
 
     def _nodes(self) -> list[tuple[str, Node]]:
         return sorted(self._director.table.nodes.items())

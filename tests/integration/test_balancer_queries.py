@@ -231,6 +231,12 @@ async def test_a_publisher_goes_to_the_owner_then_to_a_standby_then_to_the_empti
         assert (await client.get("/?source=live"))[1] == "dtsc://o1.test"
         assert (await client.get("/?ingest=20"))[1] in ("o2.test", "o3.test")
         assert (await client.get("/?ingest=much"))[0] == 400
+        named = "/?ingest=20&stream_name=live&key=k&as="
+        assert (await client.get(named + "host"))[1] == "o1.test"
+        assert (await client.get(named + "rtmp"))[1] == "rtmp://o1.test:1935/live/k"
+        assert (await client.get(named + "srt"))[1] == "FULL", "none of them has that input"
+        assert (await client.get(named + "json"))[0] == 400
+        assert (await client.get("/?ingest=20&as=rtmp"))[0] == 400, "for which stream?"
         async with client.http.put(
             f"{client.url}/live.mp4?x=1", data=b"", allow_redirects=False
         ) as answer:
