@@ -109,7 +109,8 @@ async def watched(
     """Let people watch and come; the function that is given ends it and compares every frame."""
     show.start()
     publisher = push(source, show.site.ingest(show.origin))
-    async with aiohttp.ClientSession() as http:
+    whole = aiohttp.ClientTimeout(total=None)  # an answer lasts as long as the stream
+    async with aiohttp.ClientSession(timeout=whole) as http:
         newcomers = Newcomers(http, show.balancer, show.edges)
         await _until_200(http, show.balancer.url + PLAYLIST)
         watching = [
@@ -241,7 +242,7 @@ async def _outage(show: Show, newcomers: Newcomers, seconds: float) -> Node:
 async def test_whatever_happens_to_consul_nobody_sees_it(
     tmp_path: Path, seconds: float, timers: Mapping[str, str]
 ) -> None:
-    source = clip(tmp_path / "clip.flv", int(seconds) + 75)
+    source = clip(tmp_path / "clip.flv", int(seconds) + 75, size="320x180")
     with consul(tmp_path) as peers, site(tmp_path) as made:
         peers.usual(second=False)
         peers.start()
