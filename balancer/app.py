@@ -22,11 +22,23 @@ from balancer.sizing_api import SizingApi
 from balancer.sizing_ask import this_machine
 from balancer.steering import Steering
 from common.bus.gossip import Gossiper, Load
-from common.runtime import admin, http, listen, metrics, reach, ready, reload, restart, trust
+from common.runtime import (
+    admin,
+    http,
+    listen,
+    metrics,
+    proxies,
+    reach,
+    ready,
+    reload,
+    restart,
+    trust,
+)
 from common.runtime import stand_in as standing
 from common.runtime.control import Channel
 from common.runtime.curve import Guard, guarded
 from common.runtime.logs import Log
+from common.runtime.proxies import Proxies
 from common.runtime.registries import node_entry, open_registry
 from common.runtime.registry import Registry
 from common.runtime.serving import KEEPALIVE
@@ -67,6 +79,7 @@ class Balancer:
         self.ingest = IngestChoice(self.origins, registry, config.node.datacenter)
         self._mist = Mist(self.redirector, self.ingest, config.balancer.token)
         self._token = config.balancer.token
+        self._proxies = Proxies(config.balancer.proxies, "balancer.proxies")
         self._registry = registry
         self._heard = asyncio.Event()
 
@@ -112,7 +125,9 @@ class Balancer:
             async with asyncio.TaskGroup() as tasks:
                 following = tasks.create_task(self.follow(gossip))
                 await self.warm()
-                runner = await http.serve(http.application(self.routes()), listener)
+                app = http.application(self.routes())
+                app.middlewares.insert(0, proxies.behind(self._proxies))
+                runner = await http.serve(app, listener, speaks=self._proxies.speaks)
                 try:
                     yield runner
                 finally:
@@ -134,10 +149,11 @@ def check(config: Config) -> None:
     """Refuse settings that the form of the file cannot tell from good ones.
 
     Raises:
-        ConfigError: If a weight or a round trip does not fit.
+        ConfigError: If a weight, a round trip or a proxy does not fit.
     """
     weights(config.balancer.weights)
     round_trips(config.balancer.round_trips)
+    Proxies(config.balancer.proxies, "balancer.proxies")
 
 
 async def run(config: Config) -> None:

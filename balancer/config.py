@@ -8,6 +8,7 @@ from balancer.policy import Weights
 from common.errors import ConfigError
 from common.runtime.config import Duration, LogSettings, NodeSettings, Settings
 from common.runtime.loader import suggestion
+from common.runtime.proxies import ProxySettings
 
 
 class BalancerSettings(Settings, frozen=True):
@@ -20,7 +21,8 @@ class BalancerSettings(Settings, frozen=True):
     """Where the other balancers hear that this one is there."""
 
     public: str = ""
-    """``HOST:PORT`` at which others reach this balancer, if it is not the address it listens on."""
+    """``HOST:PORT``, or a URL such as ``https://live.example.org``, at which viewers and others
+    reach this balancer, if it is not the address it listens on."""
 
     bandwidth: float = 1e9
     """Bits a second that a node can send if it does not say so itself."""
@@ -43,6 +45,9 @@ class BalancerSettings(Settings, frozen=True):
 
     elsewhere: list[str] = msgspec.field(default_factory=list)
     """Base URLs of balancers of other datacenters, for viewers whom no edge of ours can take."""
+
+    proxies: ProxySettings = ProxySettings()
+    """Web servers and load balancers before the balancer."""
 
     token: str = ""
     """What changing the weights, and a restart, ask of clients that are not on this machine;

@@ -53,7 +53,7 @@ def check(config: Config) -> None:
         ConfigError: If a setting of an output does not fit.
     """
     configured(config.edge.outputs)
-    config.edge.crowd()
+    config.edge.crowd()  # and the proxies, which it has to know
     config.edge.tls.check("edge.tls")
     if restart.checking():  # the code of the children, too
         for module in child.MODULES:

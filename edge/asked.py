@@ -7,6 +7,7 @@ the ordinary is no concern of the bypass: it is left to aiohttp, which is the ju
 import re
 from collections import OrderedDict
 
+from common.runtime.proxies import NONE, Proxies
 from edge.range import takes_gzip
 from edge.sessions import MAX_AGENT
 
@@ -49,19 +50,22 @@ _CHANGING = frozenset(
 class Asked:
     """What a block of header fields says, as far as answers depend on it."""
 
-    __slots__ = ("agent", "block", "gzip")
+    __slots__ = ("agent", "block", "client", "gzip")
 
-    def __init__(self, block: bytes, agent: str, gzip: bool) -> None:
+    def __init__(self, block: bytes, agent: str, gzip: bool, client: str = "") -> None:
         self.block = block
         """The block, from the end of the request line on."""
         self.agent = agent
         self.gzip = gzip
+        self.client = client
+        """Address of the viewer, if it is a proxy that is believed who says this; may be empty."""
 
 
 class Blocks:
     """The blocks that have been read."""
 
-    def __init__(self) -> None:
+    def __init__(self, proxies: Proxies = NONE) -> None:
+        self._proxies = proxies
         self._known: OrderedDict[bytes, Asked | None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -78,13 +82,13 @@ class Blocks:
             asked = self._known[block]
             self._known.move_to_end(block)
         except KeyError:
-            asked = self._known[block] = _parse(block)
+            asked = self._known[block] = _parse(block, self._proxies)
             if len(self._known) > MAX_BLOCKS:
                 self._known.popitem(last=False)
         return asked
 
 
-def _parse(block: bytes) -> Asked | None:
+def _parse(block: bytes, proxies: Proxies) -> Asked | None:
     if not (block.startswith(b"\r\n") and block.endswith(b"\r\n\r\n")):
         return None
     lines = block[2:-4].split(b"\r\n")
@@ -100,4 +104,14 @@ def _parse(block: bytes) -> Asked | None:
     if fields.get(b"connection", b"").lower() not in _ORDINARY:
         return None
     agent = fields.get(b"user-agent", b"").decode()[:MAX_AGENT]
-    return Asked(block, agent, takes_gzip(fields.get(b"accept-encoding", b"").decode()))
+    client = ""
+    if proxies.any:
+        said = proxies.read(lambda name: _values(fields, name))
+        client = said.client
+    gzip = takes_gzip(fields.get(b"accept-encoding", b"").decode())
+    return Asked(block, agent, gzip, client)
+
+
+def _values(fields: dict[bytes, bytes], name: str) -> list[str]:
+    value = fields.get(name.lower().encode())
+    return [] if value is None else [value.decode()]

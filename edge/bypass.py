@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from common.runtime.proxies import NONE, Proxies
 from edge.asked import Blocks
 from edge.output import Output
 from edge.published import Published, Reply, Waiting
@@ -40,14 +41,19 @@ class Bypass:
     """What the connections of a process are answered with on the short way."""
 
     def __init__(
-        self, outputs: Iterable[Output], sessions: Sessions, retiring: Callable[[], bool]
+        self,
+        outputs: Iterable[Output],
+        sessions: Sessions,
+        retiring: Callable[[], bool],
+        proxies: Proxies = NONE,
     ) -> None:
         """``retiring``: whether answers have to say that they are the last; then none is here."""
         self._clock = sessions.clock  # the same as the loop's
         self._outputs = [o for o in outputs if type(o).published is not Output.published]
         self._sessions = sessions
         self._retiring = retiring
-        self._blocks = Blocks()
+        self.proxies = proxies
+        self._blocks = Blocks(proxies)
         self._plain: dict[bytes, Published] = {}
         self._gzip: dict[bytes, Published] = {}
         self.answered = 0
@@ -134,9 +140,10 @@ class Bypass:
 
     def _visit(self, connection: "Connection", found: Published) -> Session | None:
         """Return the session of a viewer who has begun, and remember it."""
-        assert connection.asked is not None
-        agent = connection.asked.agent
-        visit = self._sessions.visiting(connection.peer, agent, found.stream, found.protocol)
+        asked = connection.asked
+        assert asked is not None
+        peer = (connection.behind and asked.client) or connection.peer
+        visit = self._sessions.visiting(peer, asked.agent, found.stream, found.protocol)
         connection.visit = visit
         return visit
 

@@ -15,6 +15,7 @@ from common.runtime.config import (
     Size,
     StreamSettings,
 )
+from common.runtime.proxies import Proxies, ProxySettings
 from common.runtime.tls import TlsSettings
 
 MAX_VIEWER_PROCESSES = 64
@@ -104,6 +105,9 @@ class EdgeSettings(Settings, frozen=True):
     tls: TlsSettings = TlsSettings()
     """HTTPS for viewers."""
 
+    proxies: ProxySettings = ProxySettings()
+    """Web servers and load balancers before the edge."""
+
     outputs: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     """Settings of single outputs, by name."""
 
@@ -114,7 +118,16 @@ class EdgeSettings(Settings, frozen=True):
             ConfigError: If a network is none.
         """
         free = door.networks(self.uncounted, "edge.uncounted")
+        free = (*free, *self.believed().networks)
         return door.Crowd(door.most_connections(), max(0, self.connections_per_address), free)
+
+    def believed(self) -> Proxies:
+        """Return the proxies that are believed about viewers.
+
+        Raises:
+            ConfigError: If a network is none, or a field none that can be believed.
+        """
+        return Proxies(self.proxies, "edge.proxies")
 
     def viewer_processes(self) -> int:
         """Return how many viewer processes to run.

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.typedefs import Middleware
 
 from common.runtime import serving
 from common.runtime.door import NOBODY, Crowd, Visit
@@ -23,6 +24,7 @@ from common.runtime.http import (
     preflight,
     retirable,
 )
+from common.runtime.proxies import NONE, Proxies, behind
 from common.runtime.tls import Certificate
 from edge.asked import Asked
 from edge.bypass import END, Bypass
@@ -38,7 +40,7 @@ class Connection(serving.Connection):
     if a version of aiohttp has others.
     """
 
-    __slots__ = ("_bypass", "_whole", "asked", "parked", "peer", "visit", "waited")
+    __slots__ = ("_bypass", "_whole", "asked", "behind", "parked", "peer", "visit", "waited")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with nothing known of the viewer."""
@@ -58,6 +60,9 @@ class Connection(serving.Connection):
         super().connection_made(transport)
         peer = self.peername
         self.peer = str(peer[0] if isinstance(peer, list | tuple) else peer or "")
+        proxies = self._bypass.proxies
+        self.behind = proxies.any and proxies.trusts(self.peer)
+        """Whether it is a proxy's, which says in each request whose that is."""
 
     def data_received(self, data: bytes) -> None:
         """Answer on the short way, or give aiohttp what has come."""
@@ -155,12 +160,15 @@ SESSIONS: web.AppKey[Sessions] = web.AppKey("sessions", Sessions)
 BYPASS: web.AppKey[Bypass] = web.AppKey("bypass", Bypass)
 
 
-def application(outputs: Mapping[str, Output], sessions: Sessions) -> web.Application:
-    """Return the application that serves all outputs."""
-    app = web.Application(middlewares=[errors, admit], client_max_size=MAX_BODY)
+def application(
+    outputs: Mapping[str, Output], sessions: Sessions, proxies: Proxies = NONE
+) -> web.Application:
+    """Return the application that serves all outputs; ``proxies`` are believed about viewers."""
+    restoring: list[Middleware] = [behind(proxies)] if proxies.networks else []
+    app = web.Application(middlewares=[*restoring, errors, admit], client_max_size=MAX_BODY)
     app[SESSIONS] = sessions
     retirable(app)
-    app[BYPASS] = Bypass(outputs.values(), sessions, app[RETIRING].is_set)
+    app[BYPASS] = Bypass(outputs.values(), sessions, app[RETIRING].is_set, proxies)
     app.add_routes(list(dispatched(outputs.values())))
     app.router.add_route("OPTIONS", "/{path:.*}", preflight)
     return app
@@ -220,6 +228,7 @@ async def serve(
         certificate,
         crowd=crowd,
         stall=stall,
+        speaks=app[BYPASS].proxies.speaks,
         kind=Server,
         handler_cancellation=True,
         lingering_time=0,  # nobody waits for the rest of a body that nobody reads

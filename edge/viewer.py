@@ -84,7 +84,7 @@ class ViewerProcess:
         self.sessions.observe = _observe
         self._make_outputs()
         served = self.context.outputs
-        app = http.application(served, self.sessions)
+        app = http.application(served, self.sessions, self.context.settings.believed())
         for output in served.values():
             await output.start()
         wake = Wake(self._wake_fd, self.mirrors.advance)

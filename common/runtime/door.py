@@ -17,8 +17,9 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from common.errors import ConfigError
-from common.runtime import lean_tls, metrics
+from common.errors import ConfigError, FormatError
+from common.formats.proxy_protocol import Header
+from common.runtime import lean_tls, metrics, proxy_header
 from common.runtime.logs import Limited, Log
 from common.runtime.tls import Certificate
 
@@ -73,6 +74,22 @@ def networks(texts: Iterable[str], setting: str) -> Networks:
         raise ConfigError(setting, f"{error}; say such as '10.0.0.0/8'") from error
 
 
+def within(text: str, among: Networks) -> bool:
+    """Return whether an address is in one of these networks."""
+    address = _address(text)
+    return address is not None and any(address in network for network in among)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return an address as it is meant: one of IPv4 also on a socket for both."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
 class Crowd:
     """The connections of one process, whichever door they came through."""
 
@@ -90,14 +107,21 @@ class Crowd:
         if self.here >= self.most:
             self._refuse("full")
             return None
+        host = self.admit(address)
+        if host is None:
+            return None
+        self.here += 1
+        return Visit(self, host)
+
+    def admit(self, address: str) -> str | None:
+        """Count one more connection of a host; None: too many, empty: it may have any number."""
         host = self._place(address) if self._per_host else ""
         if host:
             if self._hosts[host] >= self._per_host:
                 self._refuse("address")
                 return None
             self._hosts[host] += 1
-        self.here += 1
-        return Visit(self, host)
+        return host
 
     def _refuse(self, reason: str) -> None:
         metrics.CONNECTIONS_REFUSED.labels(reason).inc()
@@ -114,12 +138,9 @@ class Crowd:
 
     def _look_up(self, text: str) -> str:
         """Return what counts as one host, empty if it is not counted: IPv6 has 2^64 for each."""
-        try:
-            address = ipaddress.ip_address(text.partition("%")[0])
-        except ValueError:
+        address = _address(text)
+        if address is None:
             return text
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
         if any(address in network for network in self._uncounted):
             return ""
         if isinstance(address, ipaddress.IPv6Address):
@@ -130,11 +151,23 @@ class Crowd:
 class Visit:
     """One connection, as long as it counts."""
 
-    __slots__ = ("_crowd", "_host")
+    __slots__ = ("_crowd", "_host", "header")
 
     def __init__(self, crowd: Crowd | None, host: str) -> None:
+        self.header: Header | None = None
+        """What a proxy says of it, if it is one of the PROXY protocol."""
         self._crowd = crowd
         self._host = host
+
+    def introduce(self, header: Header) -> bool:
+        """Take note of who is behind a proxy; false if they have too many connections."""
+        self.header = header
+        if header.host and self._crowd is not None and not self._host:
+            host = self._crowd.admit(header.host)
+            if host is None:
+                return False
+            self._host = host
+        return True
 
     def end(self) -> None:
         """Stop counting it; a second call does nothing."""
@@ -156,8 +189,12 @@ class Door:
         factory: Factory,
         crowd: Crowd,
         certificate: Certificate | None = None,
+        speaks: Callable[[str], bool] | None = None,
     ) -> None:
-        """Accept from now on; with ``certificate`` over TLS."""
+        """Accept from now on; with ``certificate`` over TLS.
+
+        ``speaks`` says from which addresses connections begin with a header of the PROXY protocol.
+        """
         self.pending: set[asyncio.Task[None]] = set()
         """Connections that have not been let in yet."""
 
@@ -165,6 +202,7 @@ class Door:
         self._factory = factory
         self._crowd = crowd
         self._certificate = certificate
+        self._speaks = speaks
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         listener.setblocking(False)
@@ -203,7 +241,8 @@ class Door:
                 connection.close()
                 continue
             connection.setblocking(False)
-            task = self._loop.create_task(self._let_in(connection, visit))
+            proxied = self._speaks is not None and self._speaks(str(address[0]))
+            task = self._loop.create_task(self._let_in(connection, visit, proxied))
             self.pending.add(task)
             task.add_done_callback(self.pending.discard)
 
@@ -218,9 +257,13 @@ class Door:
         self._loop.add_reader(self._listener, self._accept)
         self._accept()
 
-    async def _let_in(self, connection: socket.socket, visit: Visit) -> None:
+    async def _let_in(self, connection: socket.socket, visit: Visit, proxied: bool) -> None:
         app = self._factory(visit)
         try:
+            if proxied and not await self._introduced(connection, visit):
+                visit.end()
+                connection.close()
+                return
             if self._certificate is None:
                 await self._loop.connect_accepted_socket(lambda: app, connection)
             else:
@@ -234,3 +277,13 @@ class Door:
         except BaseException:
             visit.end()
             raise
+
+    async def _introduced(self, connection: socket.socket, visit: Visit) -> bool:
+        """Hear from a proxy who comes; false if it does not say so, or they are too many."""
+        try:
+            header = await proxy_header.read(connection, HANDSHAKE)
+        except FormatError as error:
+            metrics.CONNECTIONS_CUT.labels("proxy").inc()
+            limited.warning("a proxy does not say who comes", "proxy", {"error": error})
+            return False
+        return visit.introduce(header)

@@ -187,6 +187,13 @@ async def preflight(_: web.Request) -> web.Response:
     return web.Response(status=204, headers=CORS)
 
 
-async def serve(app: web.Application, *listeners: socket.socket) -> web.AppRunner:
-    """Serve ``app`` on bound sockets; ``cleanup()`` of the runner that is returned ends it."""
-    return await serving.serve(app, listeners, lingering_time=LINGER)
+async def serve(
+    app: web.Application,
+    *listeners: socket.socket,
+    speaks: Callable[[str], bool] | None = None,
+) -> web.AppRunner:
+    """Serve ``app`` on bound sockets; ``cleanup()`` of the runner that is returned ends it.
+
+    ``speaks`` says from which addresses connections begin with a header of the PROXY protocol.
+    """
+    return await serving.serve(app, listeners, speaks=speaks, lingering_time=LINGER)

@@ -141,7 +141,9 @@ CONNECTIONS_REFUSED = _counter(
     "reason",
 )
 CONNECTIONS_CUT = _counter(
-    "connections_cut", "Connections ended; reason: what of a request came too slowly.", "reason"
+    "connections_cut",
+    "Connections ended; reason: what of a request, or of what a proxy says, came too slowly.",
+    "reason",
 )
 TLS_HANDSHAKES_FAILED = _counter("tls_handshakes_failed", "TLS connections that never began.")
 TLS_RELOADS = _counter("tls_reloads", "New certificate files; reason: loaded or failed.", "reason")

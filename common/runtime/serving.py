@@ -6,7 +6,7 @@ the kernel once its client has taken nothing for some seconds.
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from aiohttp import web, web_protocol
@@ -46,15 +46,23 @@ class Connection(web_protocol.RequestHandler):
     """A connection with a deadline for the header of each request.
 
     Uses attributes of aiohttp's handler that are not public (``_current_request``, ``_messages``,
-    ``_loop``): the tests say so at once if a version of aiohttp has others.
+    ``_loop``, ``peername``): the tests say so at once if a version of aiohttp has others.
     """
 
-    __slots__ = ("_admission", "_deadline")
+    __slots__ = ("_deadline", "admission")
 
     def __init__(self, manager: "Server", admission: Visit, **options: Any) -> None:
         super().__init__(manager, **options)
-        self._admission = admission
+        self.admission = admission
         self._deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def peername(self) -> Any:
+        """Who is at the other end; behind a proxy who the header of the connection says it is."""
+        header = self.admission.header
+        if header is not None and header.host:
+            return header.host, header.port
+        return super().peername
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock."""
@@ -72,7 +80,7 @@ class Connection(web_protocol.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
         self._disarm()
-        self._admission.end()
+        self.admission.end()
         super().connection_lost(exc)
 
     def _arm(self) -> None:
@@ -107,7 +115,7 @@ class Server(web.Server):
 class DoorSite(web.BaseSite):
     """One listening socket of a server."""
 
-    __slots__ = ("_certificate", "_crowd", "_listener", "door")
+    __slots__ = ("_certificate", "_crowd", "_listener", "_speaks", "door")
 
     def __init__(
         self,
@@ -115,8 +123,10 @@ class DoorSite(web.BaseSite):
         listener: socket.socket,
         crowd: Crowd,
         certificate: Certificate | None,
+        speaks: Callable[[str], bool] | None,
     ) -> None:
         super().__init__(runner)
+        self._speaks = speaks
         self._listener = listener
         self._crowd = crowd
         self._certificate = certificate
@@ -132,7 +142,7 @@ class DoorSite(web.BaseSite):
         """Accept connections."""
         await super().start()
         server = cast(Server, self._runner.server)
-        self.door = Door(self._listener, server, self._crowd, self._certificate)
+        self.door = Door(self._listener, server, self._crowd, self._certificate, self._speaks)
         self._server = cast(asyncio.AbstractServer, self.door)  # as far as aiohttp uses one
 
 
@@ -144,12 +154,14 @@ async def serve(
     *,
     crowd: Crowd | None = None,
     stall: float = STALL,
+    speaks: Callable[[str], bool] | None = None,
     kind: type[Server] = Server,
     **options: Any,
 ) -> web.AppRunner:
     """Serve ``app`` on bound sockets; ``cleanup()`` of the runner that is returned ends it.
 
-    On those that are ``secure`` over TLS, with ``certificate``. ``options`` are aiohttp's.
+    On those that are ``secure`` over TLS, with ``certificate``. ``speaks`` says from which
+    addresses connections begin with a header of the PROXY protocol. ``options`` are aiohttp's.
     """
     runner = web.AppRunner(
         app,
@@ -170,10 +182,10 @@ async def serve(
     crowd = crowd or Crowd(most_connections())
     for listener in listeners:
         prepare(listener, stall)
-        await DoorSite(runner, listener, crowd, None).start()
+        await DoorSite(runner, listener, crowd, None, speaks).start()
     for listener in secure:
         prepare(listener, stall)
-        await DoorSite(runner, listener, crowd, certificate).start()
+        await DoorSite(runner, listener, crowd, certificate, speaks).start()
     return runner
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from common.runtime.http import Handler
+from common.runtime.serving import Connection
 
 _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 """Headers of a proxy: the client is then not the one on this machine."""
@@ -49,6 +50,9 @@ def _local(request: web.BaseRequest) -> bool:
     """Whether the client is on this machine, not behind a proxy there or in a web page."""
     if any(name in request.headers for name in _PROXIED):
         return False
+    connection = request.protocol
+    if isinstance(connection, Connection) and connection.admission.header is not None:
+        return False  # whoever is behind a proxy may be on the machine of that
     origin = request.headers.get("Origin")
     host = request.headers.get("Host", "")
     if origin is not None and origin.partition("://")[2] != host:

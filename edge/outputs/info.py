@@ -14,10 +14,13 @@ from urllib.parse import quote
 from aiohttp import web
 
 from common.errors import PageGone, StreamError, TrackUnsupported
+from common.formats.forwarded import HOST
 from common.media.codec import Codec, Kind
 from common.media.describe import describe
 from common.media.track import Track
 from common.runtime.http import CORS
+from common.runtime.proxies import BASE
+from common.runtime.registry import url_of
 from common.track.reader import TrackReader
 from edge.mirrors import Mirror
 from edge.output import Capability, Output
@@ -29,8 +32,6 @@ MEASURED = 2
 """Seconds of media over which the bitrate is measured."""
 
 _CALLBACK = re.compile(r"[A-Za-z_$][A-Za-z0-9_$.]{0,99}")
-_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:]{2,45}\](:\d{1,5})?")
-_SCHEMES = {"websocket": {"http": "ws", "https": "wss"}}
 
 
 class Info(Output):
@@ -73,7 +74,7 @@ class Info(Output):
             "height": max((entry["height"] for entry in pictures), default=0),
             "unixoffset": _unix_offset(mirror, shown),
             "selver": 2,
-            "capa": {"datachannels": False, "ssl": request.secure},
+            "capa": {"datachannels": False, "ssl": self._base(request).startswith("https:")},
             "edge": self.context.node,
             "meta": {
                 "version": 4,
@@ -90,7 +91,7 @@ class Info(Output):
     def _sources(
         self, stream: str, tracks: list[Track], request: web.Request
     ) -> list[dict[str, Any]]:
-        host = request.host if _HOST.fullmatch(request.host) else "localhost"
+        base = self._base(request)
         found: list[dict[str, Any]] = []
         for output in self.context.outputs.values():
             about = output.capability
@@ -98,12 +99,12 @@ class Info(Output):
             if not about.url or not fits:
                 continue
             path = about.url.replace("{stream}", quote(stream, safe="+="))
-            scheme = _SCHEMES.get(about.upgrade, {}).get(request.scheme, request.scheme)
+            at = f"ws{base.removeprefix('http')}" if about.upgrade == "websocket" else base
             found.append(
                 {
                     "type": about.type,
                     "hrn": about.description,
-                    "url": f"{scheme}://{host}{path}",
+                    "url": f"{at}{path}",
                     "relurl": path.removeprefix("/"),
                     "priority": about.priority,
                     "simul_tracks": len({track.codec.kind for track in fits}),
@@ -112,6 +113,18 @@ class Info(Output):
             )
         found.sort(key=lambda s: (-s["simul_tracks"], -s["priority"], -s["total_matches"]))
         return found
+
+    def _base(self, request: web.Request) -> str:
+        """Return the URL under which viewers have this edge: a proxy or the settings know best."""
+        said = request.get(BASE, "")
+        public = self.context.settings.public
+        if said or "://" in public:
+            return said or url_of(public)
+        # Without a scheme it is where HTTP comes in, and HTTPS has a port of its own.
+        host = public if public and request.scheme == "http" else request.host
+        if not HOST.fullmatch(host):
+            host = "localhost"
+        return f"{request.scheme}://{host}"
 
 
 def _track(track: Track, reader: TrackReader) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import pytest
 
 from tests.harness.cluster import Cluster, demo
 
+FIELDS = "X-Forwarded-For,X-Forwarded-Proto,X-Mst-Path"
+
 TOOLS = ["ffmpeg", "ffprobe", "chromium", "gst-launch-1.0", "promtool", "node"]
 
 
@@ -20,9 +22,16 @@ def tools() -> None:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two edges that nothing bad happens to; publishers that left are gone after two seconds."""
+    """Two edges that nothing bad happens to; publishers that left are gone after two seconds.
+
+    Proxies on 127.0.0.1 are believed, and those on 127.0.0.9 begin with a PROXY header.
+    """
     log = Path(tmp_path_factory.mktemp("cluster")) / "demo.log"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADWATER_STREAMS__LIVE__RECONNECT", "2s")
+        for role in ("EDGE", "BALANCER"):
+            patch.setenv(f"HEADWATER_{role}__PROXIES__TRUSTED", "127.0.0.1")
+            patch.setenv(f"HEADWATER_{role}__PROXIES__PROTOCOL", "127.0.0.9")
+        patch.setenv("HEADWATER_EDGE__PROXIES__FIELDS", FIELDS)
         with demo(log) as running:
             yield running

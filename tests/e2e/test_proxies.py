@@ -2,10 +2,13 @@
 
 import asyncio
 import hashlib
+import json
 import shutil
 import socket
+import ssl
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -25,7 +28,11 @@ COMMANDS = {
     "lighttpd.conf": ["/usr/sbin/lighttpd", "-D", "-f", "{file}"],
     "haproxy.cfg": ["/usr/sbin/haproxy", "-db", "-f", "{file}"],
 }
+VIEWS = sorted(COMMANDS)
+COMMANDS["haproxy-tcp.cfg"] = COMMANDS["haproxy.cfg"]
+NOTHING: dict[str, str] = {}
 START = 20.0
+VIEWER = "127.0.0.5"
 FLOWING = 1.0
 """Seconds after which bytes still come that were not there when a viewer came."""
 
@@ -44,7 +51,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Proxy:
     """One of them, before ``backend``, as its snippet says but for ports and paths."""
 
-    def __init__(self, name: str, folder: Path, certificate: Path, backend: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        certificate: Path,
+        backend: str,
+        changes: dict[str, str] = NOTHING,
+    ) -> None:
         with listen.bind("[::]:0") as free:
             self.port = free.getsockname()[1]
         self.folder = folder
@@ -58,6 +72,9 @@ class Proxy:
         text = text.replace("127.0.0.1:8080", f"{host}:{port}").replace("443", str(self.port))
         for pem in ("fullchain.pem", "privkey.pem", "both.pem"):
             text = text.replace(pem, str(folder / pem))
+        for before, after in changes.items():
+            assert before in text
+            text = text.replace(before, after)
         file = folder / name
         file.write_text(text)
         command = [part.format(file=file, folder=folder) for part in COMMANDS[name]]
@@ -86,7 +103,7 @@ class Proxy:
         self.process.wait(10)
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.mark.parametrize("name", VIEWS)
 async def test_viewers_get_through(
     name: str, cluster: Cluster, certificate: Path, tmp_path: Path
 ) -> None:
@@ -94,22 +111,58 @@ async def test_viewers_get_through(
     proxy = Proxy(name, tmp_path, certificate, cluster.edges[0])
     try:
         await proxy.ready()
-        async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=trust),
-            timeout=aiohttp.ClientTimeout(total=30),
-        ) as session:
+        async with viewer(trust, name) as session:
+            seen = Seen(cluster.admins[0], name)
             await asyncio.gather(
-                low_latency(session, proxy.url, cluster.edges[0]),
-                progressive(session, proxy.url),
-                websocket(session, proxy.url),
+                low_latency(session, proxy.url, cluster.edges[0], seen),
+                progressive(session, proxy.url, seen),
+                websocket(session, proxy.url, seen),
             )
+            await described(session, proxy.url)
         negotiated = http2(proxy.port, certificate / "fullchain.pem")
         assert negotiated == "h2"
     finally:
         proxy.stop()
 
 
-async def low_latency(session: aiohttp.ClientSession, front: str, edge: str) -> None:
+def viewer(trust: ssl.SSLContext, name: str) -> aiohttp.ClientSession:
+    """Return a viewer who comes from an address of its own, and says that it is another one."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=trust, local_addr=(VIEWER, 0)),
+        timeout=aiohttp.ClientTimeout(total=30),
+        headers={
+            "User-Agent": name,
+            "X-Forwarded-For": "6.6.6.6",
+            "Forwarded": "for=6.6.6.6",
+            "X-Mst-Path": "https://evil.example",
+        },
+    )
+
+
+class Seen:
+    """What the edge says of an agent: whatever else it may pretend, it is our viewer."""
+
+    def __init__(self, admin: str, agent: str) -> None:
+        self.admin = admin
+        self.agent = agent
+
+    def __call__(self, protocol: str) -> None:
+        with urllib.request.urlopen(f"{self.admin}/api/v1/sessions", timeout=10) as answer:
+            listed = json.load(answer)["sessions"]
+        ours = [one for one in listed if (one["agent"], one["protocol"]) == (self.agent, protocol)]
+        assert {one["peer"] for one in ours} == {VIEWER}, listed
+
+
+async def described(session: aiohttp.ClientSession, front: str) -> None:
+    """The edge tells viewers where the proxy has it."""
+    async with session.get(f"{front}/json_test.js") as answer:
+        urls = [source["url"] for source in (await answer.json())["source"]]
+    secure = front.replace("http", "ws", 1)
+    assert urls
+    assert all(url.startswith((f"{front}/", f"{secure}/")) for url in urls), urls
+
+
+async def low_latency(session: aiohttp.ClientSession, front: str, edge: str, seen: Seen) -> None:
     """Wait for a part as a player does, and compare it with what the edge itself gives."""
     master = f"{front}/cmaf/test/index.m3u8"
     async with session.get(master) as answer:
@@ -122,6 +175,7 @@ async def low_latency(session: aiohttp.ClientSession, front: str, edge: str) -> 
     async with session.get(path) as answer, session.get(path.replace(front, edge)) as direct:
         assert answer.status == direct.status == 200
         assert digest(await answer.read()) == digest(await direct.read())
+    seen("hls")
 
 
 def hinted(lines: list[str]) -> str:
@@ -135,22 +189,24 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-async def progressive(session: aiohttp.ClientSession, front: str) -> None:
+async def progressive(session: aiohttp.ClientSession, front: str, seen: Seen) -> None:
     """The stream flows: what comes last was not there yet when the request was made."""
     async with session.get(f"{front}/test.mp4") as answer:
         assert answer.status == 200
         began = time.monotonic()
         while time.monotonic() - began < FLOWING:
             assert await answer.content.readany()
+        seen("mp4")
 
 
-async def websocket(session: aiohttp.ClientSession, front: str) -> None:
+async def websocket(session: aiohttp.ClientSession, front: str, seen: Seen) -> None:
     async with session.ws_connect(f"{front}/test.mp4?autoplay=1") as viewer:
         got = 0
         while got < 20_000:
             message = await viewer.receive(10)
             assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT)
             got += len(message.data) if message.type is aiohttp.WSMsgType.BINARY else 0
+        seen("websocket")
 
 
 def http2(port: int, authority: Path) -> str | None:
@@ -175,5 +231,37 @@ async def test_a_balancer_redirects_through_nginx(
             async with session.get(url, ssl=trust, allow_redirects=False) as answer:
                 assert answer.status == 307
                 assert answer.headers["Location"].endswith("/cmaf/test/index.m3u8?x=1")
+    finally:
+        proxy.stop()
+
+
+@pytest.mark.parametrize("how", ["send-proxy", "send-proxy-v2-ssl"])
+async def test_haproxy_says_who_comes_before_anything_else(
+    how: str, cluster: Cluster, certificate: Path, tmp_path: Path
+) -> None:
+    trust = certificates.client(certificate / "fullchain.pem")
+    changes = {"send-proxy-v2": f"{how} source 127.0.0.9"}
+    secure = how.endswith("ssl")
+    if secure:
+        changes["v4v6"] = f"v4v6 ssl crt {tmp_path}/both.pem"
+    proxy = Proxy("haproxy-tcp.cfg", tmp_path, certificate, cluster.edges[0], changes)
+    url = proxy.url if secure else proxy.url.replace("https", "http")
+    try:
+        await proxy.ready()
+        async with viewer(trust, how) as session:
+            seen = Seen(cluster.admins[0], how)
+            await asyncio.gather(
+                low_latency(session, url, cluster.edges[0], seen),
+                progressive(session, url, seen),
+                websocket(session, url, seen),
+            )
+            await described(session, url)
+        async with viewer(trust, "forger") as session:  # a header is nothing from elsewhere
+            reader, writer = await asyncio.open_connection(
+                *cluster.edges[0].removeprefix("http://").split(":"), local_addr=(VIEWER, 0)
+            )
+            writer.write(b"PROXY TCP4 6.6.6.6 6.6.6.6 1 2\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.0 400")
+            writer.close()
     finally:
         proxy.stop()

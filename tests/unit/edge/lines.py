@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 from aiohttp import web
 
 from common.runtime.config import Duration
+from common.runtime.proxies import NONE, Proxies
 from edge import http
 from edge.config import EdgeSettings
 from edge.mirrors import Mirrors
@@ -76,7 +77,14 @@ def get(path: str, *fields: bytes) -> bytes:
 class Node:
     """An edge with CMAF alone, served with and without the bypass."""
 
-    def __init__(self, root: Path, stream: CutStream | None = None, wait: float = 5) -> None:
+    def __init__(
+        self,
+        root: Path,
+        stream: CutStream | None = None,
+        wait: float = 5,
+        proxies: Proxies = NONE,
+    ) -> None:
+        self.proxies = proxies
         self.stream = stream or CutStream()
         self.pages = Pages(root, self.stream)
         self.sessions = Sessions()
@@ -88,9 +96,9 @@ class Node:
 
     async def start(self, seconds: float = 5, *listeners: socket.socket) -> "Node":
         """Serve, on ``listeners`` if any are given, with so much of the stream in the pages."""
-        app = http.application({"cmaf": self.output}, self.sessions)
+        app = http.application({"cmaf": self.output}, self.sessions, self.proxies)
         self.runner = await http.serve(app, listeners)
-        slow = http.application({"cmaf": self.output}, self.sessions)
+        slow = http.application({"cmaf": self.output}, self.sessions, self.proxies)
         slow[http.BYPASS]._outputs = []
         self._slow_runner = await http.serve(slow, [])
         self.quick = self._server(self.runner)

@@ -47,6 +47,15 @@ OTHER: dict[str, Any] = {
     "edge.tls.certificate": str(FILES / "other.pem"),
     "edge.tls.key": str(FILES / "other.pem"),
     "edge.uncounted": ["192.0.2.0/24"],
+    **{
+        f"{role}.proxies.{name}": value
+        for role in ("edge", "balancer")
+        for name, value in {
+            "trusted": ["192.0.2.0/24"],
+            "fields": ["Forwarded"],
+            "protocol": ["192.0.2.1"],
+        }.items()
+    },
 }
 """Values for options of which the type does not tell another good one."""
 
