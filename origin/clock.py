@@ -2,8 +2,11 @@
 
 Encoders' clocks drift against ours, arrivals jitter, and an administrator may set the machine's
 clock. Players want dates that follow the media second by second (EXT-X-PROGRAM-DATE-TIME, prft).
-So the mapping is a constant offset that is pulled, slowly, towards the least delay seen of late;
-it steps only where the timeline breaks anyway, and even there never back. What is asked next is
+Players also lay renditions side by side by these dates: hls.js compares a date at one place of a
+playlist with one at another, and a difference of 20 ms between date and media made it wait for
+sound that was there. So the mapping is a constant offset, and constant it stays while it is about
+right; far off it is pulled, slowly, towards the least delay seen of late. It steps only where the
+timeline breaks anyway, and even there never back. What is asked next is
 decided one answer ahead (:attr:`WallClock.drift_us`), so that an origin that takes over can say
 exactly what the one before it would have said.
 """
@@ -18,8 +21,17 @@ WINDOW_US = 2 * SECOND_US
 WINDOWS = 5
 """So many windows are looked at: a burst after a stall moves nothing."""
 
-SLEW_PPM = 2_000
-"""Microseconds that the mapping may move per second of stream time: 2 ms."""
+RIGHT_US = SECOND_US // 4
+"""Dates that are wrong by no more are left alone."""
+
+SLEW_PPM = 250
+"""Microseconds that the mapping may move per second of stream time: no encoder drifts faster."""
+
+FAR_US = 2 * SECOND_US
+"""Dates that are wrong by more are worse than renditions out of step for a while..."""
+
+FAR_PPM = 2_000
+"""...and move at this speed."""
 
 
 class WallClock:
@@ -91,6 +103,9 @@ class WallClock:
 
     def _slew(self, stream_us: int) -> None:
         assert self._offset is not None
-        most = (stream_us - self._slewed_us) * SLEW_PPM // SECOND_US
-        self._offset += max(-most, min(most, self._target - self._offset))
+        error = self._target - self._offset
+        excess = error - max(-RIGHT_US, min(RIGHT_US, error))
+        speed = SLEW_PPM if abs(error) <= FAR_US else FAR_PPM
+        most = (stream_us - self._slewed_us) * speed // SECOND_US
+        self._offset += max(-most, min(most, excess))
         self._slewed_us = stream_us
