@@ -333,13 +333,13 @@ async def test_the_supervisor_can_ask_for_the_sessions(edge: Edge) -> None:
 
 async def test_a_drain_moves_a_websocket_viewer_and_ends_the_rest_at_a_keyframe(edge: Edge) -> None:
     stream = live(edge)
-    around = Around("edge-t", "", (Peer("other", "http://other.test:8080"),), True, 0.2)
+    around = Around("edge-t", "", (Peer("other", "http://other.test:8080"),), True, 2.0)
     ws = edge.url.replace("http", "ws")
     async with (
         edge.client.ws_connect(f"{ws}/live.mp4?autoplay=1&audio=0") as socket,
         edge.client.get(f"{edge.url}/live.mp4?audio=0") as response,
     ):
-        edge.supervisor.send(around.told(0.2))
+        edge.supervisor.send(around.told(2.0))  # of them 0.5 s for a keyframe
         while True:
             message = await socket.receive(timeout=5)
             if message.type is aiohttp.WSMsgType.TEXT and '"move"' in message.data:
