@@ -115,6 +115,8 @@ async def run(config: Config) -> None:
         restart.hand_over(lambda: _leave(supervisor, runner, drain))
         succession = Succession(supervisor, *inherited())
         await stack.enter_async_context(_running(supervisor))
+        for listener in (*listeners, *secure):
+            stack.callback(listener.close)  # before the children end: nobody is to wait in vain
         await _serve(config, registry, api, gossiper, succession)
     if not config.edge.keep_pages:
         shutil.rmtree(root, ignore_errors=True)

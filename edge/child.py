@@ -21,7 +21,7 @@ import msgspec
 from common.errors import ConfigError, HeadwaterError
 from common.runtime import loader, logs
 from common.runtime.control import Channel
-from common.runtime.tasks import run_until_signalled, spawn_child
+from common.runtime.tasks import end_soon, run_until_signalled, spawn_child
 from edge.config import Config
 
 VARIABLE = "HEADWATER_CHILD"
@@ -159,6 +159,8 @@ def run(main: Main, *, fast: bool = False) -> int:
     except HeadwaterError as error:
         logs.Log("edge.child").error("child failed", extra={"error": str(error)})
         return FAILED
+    finally:
+        end_soon()
     return 0
 
 

@@ -20,7 +20,7 @@ from common.errors import ConfigError, HeadwaterError, ListenError, NodeUnavaila
 from common.runtime import config, definitions, inherit, logs, restart
 from common.runtime.registries import open_registry
 from common.runtime.registry import DRAIN_TIMEOUT, Registry
-from common.runtime.tasks import INTERRUPTED
+from common.runtime.tasks import INTERRUPTED, end_soon
 from common.runtime.units import Duration
 
 T = TypeVar("T")
@@ -214,6 +214,14 @@ def _role(arguments: argparse.Namespace) -> int:
     machine: Machine = _load(Machine, arguments)
     logs.configure(machine.log.level, machine.log.style)
     inherit.estate()  # before anything is started that could inherit it, too
+    try:
+        return _run(arguments)
+    finally:
+        end_soon()
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run a role, or check whether it could."""
     role = _app(arguments.command)
     settings = _load(role.Config, arguments)
     if restart.checking():

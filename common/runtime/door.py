@@ -213,6 +213,11 @@ class Door:
         """The listening socket, while it is open."""
         return (self._listener,) if self._listener.fileno() >= 0 else ()
 
+    def last(self) -> None:
+        """Let in who waits outside: the kernel resets their connections when the door closes."""
+        if self._timer is None and self._listener.fileno() >= 0:
+            self._accept()
+
     def close(self) -> None:
         """Accept nobody any more; who is in stays."""
         if self._timer is not None:

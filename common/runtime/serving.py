@@ -5,6 +5,7 @@ the kernel once its client has taken nothing for some seconds.
 """
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -40,6 +41,12 @@ STALL_GRACE = 2.0
 
 SHUTDOWN = 0.5
 """Seconds that requests under way get when the server stops."""
+
+FIRST_WORD = 0.2
+"""Seconds that a client who came in at the last moment gets for its request."""
+
+LOOK = 0.005
+"""Seconds between two looks whether it has come."""
 
 
 class Connection(web_protocol.RequestHandler):
@@ -83,6 +90,11 @@ class Connection(web_protocol.RequestHandler):
         self.admission.end()
         super().connection_lost(exc)
 
+    @property
+    def expected(self) -> bool:
+        """Whether the header of a request is still to come, in time."""
+        return self._deadline is not None
+
     def _arm(self) -> None:
         self._disarm()
         self._deadline = self._loop.call_later(HEADER_DEADLINE, self._expired)
@@ -107,6 +119,10 @@ class Server(web.Server):
     def __call__(self, admission: Visit = NOBODY) -> Connection:
         """Return the protocol of a new connection."""
         return Connection(self, admission, loop=self._loop, **self._kwargs)
+
+    def expects(self) -> bool:
+        """Return whether any client has not said yet what it wants."""
+        return any(cast(Connection, one).expected for one in self.connections)
 
     def adopt(self, app: web.Application) -> None:
         """Take from the application what connections need."""
@@ -144,6 +160,16 @@ class DoorSite(web.BaseSite):
         server = cast(Server, self._runner.server)
         self.door = Door(self._listener, server, self._crowd, self._certificate, self._speaks)
         self._server = cast(asyncio.AbstractServer, self.door)  # as far as aiohttp uses one
+
+    async def stop(self) -> None:
+        """Accept nobody any more; who has come already is let in, and gets to say what it wants."""
+        self.door.last()
+        await super().stop()
+        server = cast(Server, self._runner.server)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_WORD):
+                while self.door.pending or server.expects():  # noqa: ASYNC110 - no event for it
+                    await asyncio.sleep(LOOK)
 
 
 async def serve(

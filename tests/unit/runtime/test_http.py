@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import socket
 
 import aiohttp
 import pytest
@@ -143,6 +144,33 @@ async def test_a_request_under_way_does_not_hold_up_the_end() -> None:
             await runner.cleanup()
         with pytest.raises(aiohttp.ClientError):
             await asking
+
+
+async def test_who_has_connected_when_the_server_stops_is_answered() -> None:
+    """The kernel takes connections that the server has not accepted yet: closing resets them."""
+    app = http.application(http.health_routes(lambda: None, lambda: ""))
+    listener = listen.bind("127.0.0.1:0")
+    runner = await http.serve(app, listener)
+    address = listener.getsockname()
+    with socket.create_connection(address) as early, socket.create_connection(address) as late:
+        early.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        stopped = asyncio.create_task(runner.cleanup())  # nothing was accepted until here
+        await asyncio.sleep(0.02)
+        late.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await stopped
+        for client in (early, late):
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+
+
+async def test_a_client_that_says_nothing_does_not_hold_up_the_end() -> None:
+    listener = listen.bind("127.0.0.1:0")
+    runner = await http.serve(http.application(), listener)
+    with socket.create_connection(listener.getsockname()) as silent:
+        async with asyncio.timeout(2):
+            await runner.cleanup()
+        assert silent.recv(1) == b""
 
 
 async def test_a_server_that_retires_answers_what_it_has_and_closes_nobody() -> None:

@@ -74,6 +74,25 @@ def test_the_second_signal_ends_at_once_with_130() -> None:
         assert process.wait(10) == tasks.INTERRUPTED
 
 
+def test_a_role_that_has_ended_leaves_nothing_to_look_through() -> None:
+    """The interpreter's last collections took seconds on a busy machine, of a stop that has few."""
+    program = (
+        "import gc, sys\n"
+        "from common.runtime import cli\n"
+        "code = cli.main(['balancer'])\n"
+        "print(code, len(gc.get_objects()))\n"
+    )
+    checked = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "HEADWATER_CHECK": "{}"},
+        capture_output=True,
+        check=True,
+    )
+    code, left = map(int, checked.stdout.split())
+    assert code == 0
+    assert left < 1000, "some hundred thousand without it"
+
+
 def test_waits_double_up_to_the_longest_and_start_again_after_calm() -> None:
     now = [0.0]
     backoff = Backoff(0.1, 0.5, calm=30, clock=lambda: now[0], chance=lambda: 0.5)
