@@ -62,12 +62,11 @@ class Balancer:
 
     def __init__(self, config: Config, registry: Registry) -> None:
         self.cluster = Cluster(config, time.monotonic)
-        between = round_trips(config.balancer.round_trips)
         self.director = Director(
             self.cluster.edges,
             self.cluster.balancers,
             rules=Rules(weights(config.balancer.weights)),
-            round_trip=lambda a, b: between.get(frozenset((a, b))),
+            round_trip=self.cluster.round_trip,
         )
         self.redirector = Redirector(
             self.director, config.node.name, config.node.datacenter, lambda: self.cluster.elsewhere
@@ -140,6 +139,7 @@ class Balancer:
         """Keep the tables of nodes like the registry says, until cancelled."""
         while True:
             gossip.follow(await self.cluster.look(self._registry))
+            self.redirector.datacenter = self.ingest.datacenter = self.cluster.home
             self._heard.set()
             self.cluster.measure(self.director.loads())
             await asyncio.sleep(REFRESH)

@@ -7,7 +7,7 @@ it cannot be reached, and a node that gossips is used on for ten minutes after i
 from collections.abc import Callable
 
 from balancer.beacons import Beacons
-from balancer.config import Config
+from balancer.config import Config, round_trips
 from balancer.nodes import FORGET_AFTER, NodeTable, Registration
 from balancer.places import Place
 from balancer.policy import NEVER, Candidate
@@ -36,8 +36,13 @@ class Cluster:
         self.elsewhere: list[str] = list(config.balancer.elsewhere)
         """Base URLs of balancers of other datacenters."""
 
+        self.home = config.node.datacenter
+        """Our datacenter: as set, else as the registry calls it."""
+
         self._config = config
         self._clock = clock
+        self._set = round_trips(config.balancer.round_trips)
+        self._measured: dict[frozenset[str], float] = {}
         self._balancers: dict[str, dict[str, str]] = {}
         """Endpoints of the others."""
 
@@ -73,6 +78,7 @@ class Cluster:
         else:
             self._take(entries)
             self.known = True
+        await self._measure(registry)
         nodes = [*self.edges.nodes.values(), *self.origins.nodes.values()]
         found = {one.registration.node: one.registration.endpoints for one in nodes}
         return {
@@ -81,8 +87,26 @@ class Cluster:
             if endpoints.get("gossip")
         }
 
+    def round_trip(self, a: str, b: str) -> float | None:
+        """Return the seconds from one datacenter to another and back, None if nobody knows.
+
+        What the settings say goes before what the registry has measured.
+        """
+        pair = frozenset((a, b))
+        return self._set.get(pair, self._measured.get(pair))
+
+    async def _measure(self, registry: Registry) -> None:
+        found = await registry.round_trips()
+        if found != self._measured:
+            self._measured = found
+            self.edges.moved()
+
     def _take(self, entries: list[NodeEntry]) -> None:
         now = self._clock()
+        own = self._config.node
+        self.home = own.datacenter or next(
+            (one.datacenter for one in entries if one.name == own.name), self.home
+        )
         for role, table in (("edge", self.edges), ("origin", self.origins)):
             of_role = [one for one in entries if one.role == role and "gossip" in one.endpoints]
             for entry in of_role:
@@ -95,12 +119,12 @@ class Cluster:
     def _take_balancers(self, entries: list[NodeEntry]) -> None:
         own, now = self._config.node, self._clock()
         # Those of other datacenters have edges of their own.
-        near = [one for one in entries if one.datacenter == own.datacenter]
+        near = [one for one in entries if one.datacenter == self.home]
         self.beacons.register([one.name for one in near])
         heard = {n: ends for n, ends in self._balancers.items() if self.beacons.fresh(n, now)}
         self._balancers = heard | {one.name: one.endpoints for one in near}
         self._balancers.pop(own.name, None)
-        far = (one for one in entries if one.datacenter != own.datacenter and not one.draining)
+        far = (one for one in entries if one.datacenter != self.home and not one.draining)
         self.elsewhere = [
             *self._config.balancer.elsewhere,
             *(_url(one.endpoints["http"]) for one in far),

@@ -41,7 +41,8 @@ class BalancerSettings(Settings, frozen=True):
 
     round_trips: dict[str, float] = msgspec.field(default_factory=dict)
     """Seconds of round trip between two datacenters, ``"ams fra" = 0.008``, for viewers of whom
-    nobody knows where they are; without, all other datacenters are equally far."""
+    nobody knows where they are. What is not set Consul measures; without it, all other datacenters
+    are equally far."""
 
     elsewhere: list[str] = msgspec.field(default_factory=list)
     """Base URLs of balancers of other datacenters, for viewers whom no edge of ours can take."""

@@ -48,7 +48,7 @@ class IngestChoice:
         """``director`` is that of the origins; its table is filled from their gossip."""
         self.director = director
         self._registry = registry
-        self._datacenter = datacenter
+        self.datacenter = datacenter
 
     async def find(self, request: web.BaseRequest, stream: str, cpu: float = 0.0) -> Found:
         """Return the origin for a publisher of ``stream``, who needs a share of ``cpu``.
@@ -59,7 +59,7 @@ class IngestChoice:
         Raises:
             NodeUnavailable: If there is no origin for it.
         """
-        viewer = viewer_of(request, stream, "ingest", self._datacenter)
+        viewer = viewer_of(request, stream, "ingest", self.datacenter)
         self.director.failed(viewer)
         nodes = self.director.table.nodes
         ranking = [one.node for one in self._able(viewer, cpu)]

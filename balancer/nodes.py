@@ -246,6 +246,10 @@ class NodeTable:
             if stream not in before:
                 self.carriers.setdefault(stream, []).append(name)
 
+    def moved(self) -> None:
+        """Note that the distances between places are not what they were."""
+        self.version += 1
+
     def _changed(self) -> None:
         self.version += 1
         self.protocols = frozenset(

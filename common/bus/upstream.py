@@ -11,7 +11,7 @@ its settings name and that do not, over any number of others, take theirs from i
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.bus.link import Endpoints
@@ -100,7 +100,10 @@ def ways(
     nodes: Iterable[NodeEntry],
 ) -> Ways:
     """Return where ``place`` can have a stream from."""
-    known = {node.name: node for node in nodes if node.name != place.node}
+    known = {node.name: node for node in nodes}
+    own = known.pop(place.node, None)
+    if own is not None and not place.datacenter:
+        place = replace(place, datacenter=own.datacenter)  # as the registry calls it
     relays = _relays(place, stream, known) if owner else []
     paths = [Upstream(node.name, "relay", _endpoints(node.endpoints)) for node in relays]
     others: list[Upstream] = []

@@ -38,7 +38,7 @@ class NodeSettings(Settings, frozen=True):
 
     datacenter: str = ""
     """Where the node is. Nodes of one datacenter are near to each other: an edge takes a stream
-    from a relay of its own, and viewers stay in theirs."""
+    from a relay of its own, and viewers stay in theirs. Default: with Consul its datacenter."""
 
     tags: list[str] = msgspec.field(default_factory=list)
     """Words that balancers may prefer or avoid."""

@@ -95,6 +95,13 @@ class Agent:
         """Return the names of all datacenters that are known, nearest first."""
         return [str(one) for one in await self.ask(lambda client: client.catalog.datacenters())]
 
+    async def coordinates(self) -> Answer:
+        """Return where the servers of all datacenters are; it cannot be waited for."""
+        headers = self._client.prepare_headers()
+        path = "/v1/coordinate/datacenters"
+        call = self._client.http.get(CB.json(), path, headers=headers)
+        return Answer(0, await self._within(self._timeout, call) or [])
+
     async def register(self, service: Mapping[str, Any]) -> None:
         """Make a service known to the agent; its checks replace those it had."""
         data = json.dumps(service)

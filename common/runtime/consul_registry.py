@@ -27,7 +27,7 @@ from common.runtime.consul_entries import (
     session_of,
 )
 from common.runtime.consul_settings import ConsulSettings
-from common.runtime.consul_view import CONFIG, LIVE, ROLES, View
+from common.runtime.consul_view import CONFIG, DISTANCES, LIVE, ROLES, View
 from common.runtime.logs import Log
 from common.runtime.registry import DRAIN_TIMEOUT, NodeEntry, Owner, Standby, now_us
 
@@ -238,6 +238,11 @@ class ConsulRegistry:
         """Return the settings that were written down, by stream."""
         await self._view.need(CONFIG)
         return self._view.definitions
+
+    async def round_trips(self) -> dict[frozenset[str], float]:
+        """Return the seconds between datacenters by Consul's coordinates, from memory."""
+        self._view.begin(DISTANCES)
+        return self._view.round_trips()
 
     def trouble(self) -> str:
         """Return why Consul has never answered; nothing if it has."""

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from common.runtime.consul import Agent, Answer, ConsulDenied, ConsulDown
+from common.runtime.consul_coordinates import Pair, round_trips, translated
 from common.runtime.consul_entries import (
     Health,
     Instance,
@@ -30,8 +31,11 @@ from common.runtime.logs import Log
 from common.runtime.registry import DRAIN_TIMEOUT, NodeEntry, Owner, Standby
 
 ROLES = ("origin", "edge", "relay", "balancer")
-LIVE, CONFIG = "live", "config"
+LIVE, CONFIG, DISTANCES = "live", "config", "distances"
 """Kinds of questions, beside the roles."""
+
+OF_ALL = (CONFIG, DISTANCES)
+"""Kinds that are asked once, and not in each datacenter."""
 
 DISCOVERY = 10.0
 """Seconds between two looks for further datacenters."""
@@ -91,6 +95,7 @@ class View:
         self.changed = asyncio.Event()
         """Set when something in it changes."""
         self.definitions: dict[str, dict[str, Any]] = {}
+        self._distances: dict[Pair, float] = {}
         self.mine: dict[str, Owner] = {}
         """The streams that this process owns, whatever Consul has heard of it."""
 
@@ -120,21 +125,26 @@ class View:
                 log.info("datacenter found", extra={"datacenter": name})
                 self._place(name)
                 for kind in self._kinds:
-                    self._watch(kind, name)
+                    if kind not in OF_ALL:
+                        self._watch(kind, name)
 
     async def _discover_again(self) -> None:
         while True:
             await asyncio.sleep(min(DISCOVERY, float(self._settings.wait)))
             await self.discover()
 
-    async def need(self, *kinds: str) -> None:
-        """Ask these questions from now on; wait for the first answer, but only the first time."""
-        now = asyncio.get_running_loop().time()
+    def begin(self, *kinds: str) -> None:
+        """Ask these questions from now on, and wait for nothing."""
         for kind in kinds:
             if kind not in self._kinds:
-                self._kinds[kind] = now
-                for name in [""] if kind == CONFIG else list(self._places):
+                self._kinds[kind] = asyncio.get_running_loop().time()
+                for name in [""] if kind in OF_ALL else list(self._places):
                     self._watch(kind, name)
+
+    async def need(self, *kinds: str) -> None:
+        """Ask these questions from now on; wait for the first answer, but only the first time."""
+        self.begin(*kinds)
+        now = asyncio.get_running_loop().time()
         late = max(self._kinds[kind] for kind in kinds) + float(self._settings.timeout)
         watches = [p.watches[k] for p in self._places.values() for k in kinds if k in p.watches]
         waiting = [watch for watch in watches if not watch.tried.is_set()]
@@ -228,6 +238,13 @@ class View:
                     found[standby.node] = standby
         return [found[name] for name in sorted(found)]
 
+    def round_trips(self) -> dict[Pair, float]:
+        """Return the seconds between datacenters as nodes call them."""
+        names: dict[str, set[str]] = {}
+        for one in self.instances():
+            names.setdefault(one.datacenter, set()).add(one.entry.datacenter)
+        return translated(self._distances, names)
+
     # The questions.
 
     def _place(self, name: str) -> Place:
@@ -245,6 +262,8 @@ class View:
         async def ask(index: int, wait: float) -> Answer:
             if kind in ROLES:
                 return await self._agent.watch_service(f"{prefix}-{kind}", datacenter, index, wait)
+            if kind == DISTANCES:
+                return await self._agent.coordinates()
             return await self._agent.watch_keys(f"{prefix}/{kind}/", datacenter, index, wait)
 
         def changed(value: Any, rebuilt: bool) -> None:
@@ -252,6 +271,9 @@ class View:
                 _update_nodes(place, kind, value, rebuilt)
             elif kind == LIVE:
                 _update_live(place, value, rebuilt)
+            elif kind == DISTANCES:
+                self._distances = round_trips(value)
+                return  # nothing that is to be written to Consul hangs on it
             elif value or not rebuilt:  # a Consul that was set up anew has yet to be told
                 self.definitions = _definitions(value)
             self.changed.set()
@@ -261,7 +283,7 @@ class View:
             ask,
             changed,
             wait=float(self._settings.wait),
-            places=self._free,
+            places=Places(0) if kind == DISTANCES else self._free,
             memory=self._memory / f"{kind}@{quote(name, safe='')}.json",
             loud=kind == LIVE,  # one warning for each datacenter will do
         )

@@ -148,6 +148,12 @@ class Registry(Protocol):
     async def definitions(self) -> dict[str, dict[str, Any]]:
         """Return the settings that were written down, by stream."""
 
+    async def round_trips(self) -> dict[frozenset[str], float]:
+        """Return the seconds from one datacenter to another and back, by the names of both.
+
+        Only what the registry measures itself; it is answered from memory.
+        """
+
     def trouble(self) -> str:
         """Return why what it answers is not what there is; nothing if it is."""
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import pytest
 
 from common.errors import ConfigError, NodeUnavailable, StreamBusy
+from common.runtime import consul_watch
 from common.runtime.config import Duration
 from common.runtime.consul_registry import ConsulRegistry, open_consul
 from common.runtime.consul_settings import ConsulSettings
@@ -140,6 +141,24 @@ async def test_nodes_streams_and_drains_are_seen_in_both_datacenters(
             return await far.nodes("origin") == []
 
         await soon(left)
+
+
+async def test_datacenters_are_as_far_as_consul_has_measured(
+    both: Consul, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consul_watch, "POLL", 0.2)
+    async with (
+        registry(both.client, tmp_path / "near", prefix="far") as near,
+        registry(both.far, tmp_path / "far", prefix="far") as far,
+    ):
+        await far.register(NodeEntry("o1", "origin", AT, datacenter="fra"))
+        await soon(lambda: near.nodes("origin"))
+
+        async def measured() -> float:
+            found = await near.round_trips()
+            return found.get(frozenset(("dc1", "fra")), 0.0)
+
+        assert 0 < await soon(measured) < 0.15, "not what loopback takes"
 
 
 async def test_definitions_are_kept_in_the_primary_datacenter(both: Consul, tmp_path: Path) -> None:

@@ -149,6 +149,9 @@ class View:
         """Return none."""
         return {}
 
+    async def round_trips(self) -> dict[frozenset[str], float]:
+        return {}
+
     def trouble(self) -> str:
         """Say whether it answers."""
         return "cut off" if self.cut else ""

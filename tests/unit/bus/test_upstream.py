@@ -81,3 +81,10 @@ def test_without_an_owner_only_siblings_are_left() -> None:
     found = ways(Place("me"), "live", None, [], [relay("r"), edge("e")])
     assert (found.paths, found.owned) == ((), False)
     assert [one.node for one in found.siblings] == ["e"]
+
+
+def test_a_node_without_a_datacenter_is_where_the_registry_says() -> None:
+    nodes = [relay("near", "a"), relay("far", "b"), edge("edge", "a")]
+    assert names(ways(Place("edge"), "live", OWNER, [], nodes)) == ["near", "origin"]
+    assert names(ways(Place("edge", "edge", "b"), "live", OWNER, [], nodes)) == ["far", "origin"]
+    assert names(ways(Place("other"), "live", OWNER, [], nodes)) == ["origin"]
