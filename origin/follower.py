@@ -7,7 +7,6 @@ successor has to publish; :mod:`origin.heir` does that.
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
-from zlib import crc32
 
 from common.media.codec import Kind
 from common.media.frame import Frame
@@ -16,6 +15,7 @@ from common.runtime import metrics
 from common.runtime.config import StreamSettings
 from common.runtime.logs import Log
 from common.track.catalog import Catalog
+from common.track.checksum import crc32
 from common.track.record import Record
 from origin.alignment import Alignment, Mark
 from origin.feed import Feed, Slot, examine, frame_ticks, new_track, setup, track_time, with_init

@@ -3,9 +3,9 @@
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
-from zlib import crc32
 
 from common.media.codec import Kind
+from common.track.checksum import crc32
 from common.track.index import Opened, Piece, Row, encode_row
 from common.track.record import Flag, Record
 

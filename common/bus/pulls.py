@@ -5,13 +5,13 @@
 by the next one; when nobody is left, the record is given up.
 """
 
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
 from common.bus.backfill import Backfill, Run
 from common.bus.shelf import Shelf
 from common.bus.sources import Source, Sources
+from common.track import checksum
 from common.track.record import Flag
 from common.wire.bucket import TokenBucket
 from common.wire.control import MAX_PULL, Gone, Pull, Records
@@ -195,7 +195,7 @@ class Pulls:
 def sound(item: Item) -> bool:
     """Return whether a record's payload is what was sent."""
     record = item.record
-    return not record.crc32 or not record.size or zlib.crc32(item.payload) == record.crc32
+    return not record.crc32 or not record.size or checksum.crc32(item.payload) == record.crc32
 
 
 def forget_oldest(asked: dict[int, Any]) -> None:

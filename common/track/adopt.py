@@ -1,13 +1,13 @@
 """Take over the pages that a dead writer left behind."""
 
 import os
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import FormatError
+from common.track import checksum
 from common.track.chain import Held
 from common.track.page import (
     HEADER_SIZE,
@@ -104,7 +104,7 @@ def _sound(data: bytes, header: Header) -> tuple[int, int, int]:
     view = memoryview(data)[header.arena :]
     for index in range(count):
         stop, size = int(stops[index]), int(sizes[index])
-        if zlib.crc32(view[stop - size : stop]) != rows["crc32"][index] and size:
+        if checksum.crc32(view[stop - size : stop]) != rows["crc32"][index] and size:
             count = index
             break
     used = int(stops[count - 1]) if count else 0

@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import FormatError, StoreFull
+from common.track import checksum
 from common.track.record import RECORD, RECORD_SIZE, Record
 
 MAGIC = b"HWPAGE\r\n"
@@ -242,7 +243,7 @@ class PageWriter:
         crc32 = record.crc32
         if size:
             self._write(payload, size, self._base + offset)
-            crc32 = crc32 or zlib.crc32(payload)
+            crc32 = crc32 or checksum.crc32(payload)
         stored = _record(Record, (*record[:8], offset, size, crc32, *record[11:]))
         try:
             RECORD.pack_into(self._map, HEADER_SIZE + self.count * RECORD_SIZE, *stored)

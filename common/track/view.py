@@ -3,13 +3,13 @@
 import mmap
 import os
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from common.errors import FormatError, PageGone
+from common.track import checksum
 from common.track.page import COMMIT_AT, HEADER_SIZE, decode_header, lock_mapped
 from common.track.record import RECORD, RECORD_DTYPE, RECORD_SIZE, Record
 
@@ -97,7 +97,7 @@ class PageView:
         if end > self._end:
             raise PageCorrupt(f"record {record.seq} points outside of its page")
         data = self._map[start:end]
-        if verify and zlib.crc32(data) != record.crc32 and not record.lost:
+        if verify and checksum.crc32(data) != record.crc32 and not record.lost:
             raise PageCorrupt(f"payload of record {record.seq} is damaged")
         return data
 
@@ -113,7 +113,7 @@ class PageView:
         found = [view[base + offset : base + offset + size] for offset, size, _ in places]
         if verify:
             for data, (_, size, crc32) in zip(found, places, strict=True):
-                if size and zlib.crc32(data) != crc32:
+                if size and checksum.crc32(data) != crc32:
                     raise PageCorrupt("a payload is damaged")
         return found
 
@@ -133,7 +133,7 @@ class PageView:
             whole = memoryview(data)
             for offset, size, crc32 in places:
                 piece = whole[offset - base : offset - base + size]
-                if size and zlib.crc32(piece) != crc32:
+                if size and checksum.crc32(piece) != crc32:
                     raise PageCorrupt("a payload is damaged")
         return data
 
