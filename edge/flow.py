@@ -64,6 +64,13 @@ class Flow:
             self._low, self._low_at = waiting, now
         return waiting > MAX_WAITING or idle > BLOCKED or now - self._low_at > PATIENCE
 
+    def keeps_up(self, now: float, size: int) -> None:
+        """Count bytes written while nothing waited, instead of asking whether it is slow."""
+        self._taken = self.written
+        self._progress_at = now
+        self._low = -1
+        self.written += size
+
     def caught_up(self) -> None:
         """Forget how slow it was."""
         self._low = -1

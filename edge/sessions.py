@@ -101,7 +101,7 @@ class Sessions:
         """Sessions of each stream."""
 
         self._carried: Counter[str] = Counter()
-        self.observe: Callable[[str, float], None] = lambda protocol, seconds: None
+        self.observe: Callable[[str, float, int], None] = lambda protocol, seconds, count: None
         self.ended: Callable[[dict[str, object]], None] = lambda visit: None
         """Called with the totals of each visit that has ended."""
         self._numbers = itertools.count(1)
@@ -194,9 +194,7 @@ class Sessions:
         ``count``: how many answers carried it.
         """
         if capture_us > 0:
-            seconds = max(0.0, self.wall() - capture_us / 1e6)
-            for _ in range(count):
-                self.observe(protocol, seconds)
+            self.observe(protocol, max(0.0, self.wall() - capture_us / 1e6), count)
 
     @contextmanager
     def viewer(self, stream: str, protocol: str, request: web.BaseRequest) -> Iterator[Session]:

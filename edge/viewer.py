@@ -11,10 +11,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from prometheus_client import Histogram
 
 from common.runtime import metrics
 from common.runtime.accesslog import AccessLog
@@ -242,8 +244,13 @@ def _count_skip(protocol: str, reason: str, frames: int) -> None:
     metrics.FRAMES_SKIPPED.labels(protocol=protocol, reason=reason).inc(frames)
 
 
-def _observe(protocol: str, seconds: float) -> None:
-    metrics.CAPTURE_TO_VIEWER.labels(protocol=protocol).observe(seconds)
+@cache
+def _lateness(protocol: str) -> Histogram:
+    return metrics.CAPTURE_TO_VIEWER.labels(protocol=protocol)
+
+
+def _observe(protocol: str, seconds: float, count: int) -> None:
+    metrics.observe(_lateness(protocol), seconds, count)
 
 
 async def main(given: child.Inheritance, config: Config, channel: Channel) -> None:

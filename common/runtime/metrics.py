@@ -8,6 +8,7 @@ and reason: nothing that grows without end, no addresses and no ids. To add a me
 import os
 import resource
 import time
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +49,15 @@ def _gauge(name: str, text: str, *labels: str) -> Gauge:
 
 def _histogram(name: str, text: str, *labels: str) -> Histogram:
     return Histogram(f"headwater_{name}", text, labels, registry=REGISTRY, buckets=LATENCY_BUCKETS)
+
+
+def observe(histogram: Histogram, seconds: float, count: int) -> None:
+    """Take ``seconds`` into a histogram of this module ``count`` times, for the price of once.
+
+    The library has no way to do so; a test compares with what it does itself.
+    """
+    histogram._sum.inc(seconds * count)
+    histogram._buckets[bisect_left(LATENCY_BUCKETS, seconds)].inc(count)
 
 
 # The registry.

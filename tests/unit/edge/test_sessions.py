@@ -72,7 +72,7 @@ def test_one_viewer_too_many_is_refused_and_counted(sessions: Sessions) -> None:
 
 def test_latency_is_from_the_capture_to_now(sessions: Sessions) -> None:
     seen: list[tuple[str, float]] = []
-    sessions.observe = lambda protocol, seconds: seen.append((protocol, seconds))
+    sessions.observe = lambda protocol, seconds, count: seen.extend([(protocol, seconds)] * count)
     sessions.latency("mp4", 999_900_000)
     sessions.latency("mp4", 1_000_100_000)  # a clock ahead of ours
     sessions.latency("mp4", 0)  # not known

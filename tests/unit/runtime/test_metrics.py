@@ -101,3 +101,16 @@ def test_names_and_labels_keep_the_rules(metric: Counter | Gauge | Histogram) ->
     assert metric._documentation.endswith(".")
     if isinstance(metric, Gauge):
         assert not metric._name.endswith("_total")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 0.011, 0.35, 30.0, 31.0])
+def test_a_figure_taken_many_times_at_once_counts_as_if_one_by_one(seconds: float) -> None:
+    once, each = CollectorRegistry(), CollectorRegistry()
+    made = [
+        Histogram("t_delay_seconds", "d", ["p"], registry=one, buckets=metrics.LATENCY_BUCKETS)
+        for one in (once, each)
+    ]
+    metrics.observe(made[0].labels("hls"), seconds, 3)
+    for _ in range(3):
+        made[1].labels("hls").observe(seconds)
+    assert metrics.text(once) == metrics.text(each)
