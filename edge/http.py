@@ -40,13 +40,26 @@ class Connection(serving.Connection):
     if a version of aiohttp has others.
     """
 
-    __slots__ = ("_bypass", "_whole", "asked", "behind", "parked", "peer", "visit", "waited")
+    __slots__ = (
+        "_bypass",
+        "_heavy",
+        "_whole",
+        "asked",
+        "behind",
+        "parked",
+        "peer",
+        "visit",
+        "waited",
+    )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with nothing known of the viewer."""
         self._bypass = cast(Server, self._manager).bypass
         self._whole = True
         """Whether aiohttp's parser holds no piece of a request."""
+
+        self._heavy = False
+        """Whether aiohttp keeps the request that it answered last, and all that belonged to it."""
 
         self.asked: Asked | None = None
         """The header fields that came last."""
@@ -74,6 +87,8 @@ class Connection(serving.Connection):
             if waiter is not None and not waiter.done() and self._bypass.take(self, data):
                 if self._deadline is not None:
                     self._disarm()
+                if self._heavy:
+                    self._lighten()
                 return
         self.waited = 0.0
         self._feed(data)
@@ -93,7 +108,19 @@ class Connection(serving.Connection):
         """Take note that the connection is idle from then on, for aiohttp's keep-alive timer."""
         self._next_keepalive_close_time = since + self._keepalive_timeout
 
+    def _lighten(self) -> None:
+        """Let go of the request that aiohttp answered last: 5 kB for each viewer who goes on.
+
+        The coroutine that waits for requests has it until the next one comes; another one waits
+        instead.
+        """
+        self._heavy = False
+        handler = self._task_handler
+        if handler is not None and handler.cancel():
+            self._task_handler = self._loop.create_task(self.start())
+
     def _feed(self, data: bytes) -> None:
+        self._heavy = True
         super().data_received(data)
         messages = self._messages
         # Pipelined requests, bodies and upgrades leave something in the parser.
@@ -119,6 +146,7 @@ PINNED = (
     "_messages",
     "_next_keepalive_close_time",
     "_paused",
+    "_task_handler",
     "_upgraded",
     "_waiter",
     "peername",

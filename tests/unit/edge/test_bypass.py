@@ -1,6 +1,7 @@
 """The short way of requests: the same answers as aiohttp's, to fewer of them."""
 
 import asyncio
+import gc
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -101,6 +102,38 @@ def two_ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio
         made = runner.run(make())
         yield runner, made
         runner.run(made.close())
+
+
+async def test_a_viewer_keeps_nothing_of_the_request_that_it_began_with(node: Node) -> None:
+    line = await node.known()
+    await line.feed(get(MEDIA))  # the short way: what aiohttp keeps is let go
+    assert node.bypass.answered == 1
+    gc.collect()
+    connection = line.connection
+    assert not [
+        kept
+        for kept in gc.get_objects()
+        if isinstance(kept, web.BaseRequest) and kept.protocol is connection
+    ]
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_request_for_aiohttp_right_after_that_is_answered(node: Node, turns: int) -> None:
+    line = await node.known()
+    line.connection.data_received(get(MEDIA))
+    await settle(turns)
+    line.connection.data_received(get(MEDIA).replace(b"HTTP/1.1", b"HTTP/1.0"))
+    await settle()
+    assert line.taken.count(b"200 OK") == 2
+    assert line.transport.closing
+
+
+async def test_a_viewer_who_leaves_right_after_that_is_forgotten(node: Node) -> None:
+    line = await node.known()
+    line.connection.data_received(get(MEDIA))
+    line.drop()
+    await settle()
+    assert line.connection._task_handler is None or line.connection._task_handler.done()
 
 
 @given(data=st.data())

@@ -202,7 +202,7 @@ def test_aiohttp_still_has_what_deadline_and_bypass_use() -> None:
     own |= {*serving.Connection.__slots__, *vars(serving.Connection)}
     own -= {"peername"}  # asks aiohttp's
     assert words - own == {*http.PINNED}, "PINNED is to name what Connection uses"
-    for name in ("connection_made", "data_received", "connection_lost", "force_close"):
+    for name in ("connection_made", "data_received", "connection_lost", "force_close", "start"):
         assert callable(getattr(handler, name, None)), f"RequestHandler.{name} is gone"
 
 
