@@ -40,6 +40,19 @@ def _append_us(root: Path) -> float:
     return (time.process_time_ns() - start) / COUNT / 1000
 
 
+def _write_us(root: Path) -> float:
+    """Return what it takes to put the same bytes into a file that has its memory already."""
+    payload = os.urandom(FRAME)
+    places = [number * FRAME for number in range(600)] * (COUNT // 600)
+    with (root / "plain").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 600 * FRAME)
+        start = time.process_time_ns()
+        for place in places:
+            os.pwrite(file.fileno(), payload, place)
+        took = time.process_time_ns() - start
+    return took / len(places) / 1000
+
+
 def _view(root: Path, fd: int, pipe: Any) -> None:
     """Be a viewer process that looks at every frame; send the delays in the end."""
     if (os.cpu_count() or 1) > 1:
@@ -106,11 +119,13 @@ def measure(repetitions: int, frames: int) -> Iterator[Row]:
     root = Path(tempfile.mkdtemp(prefix="headwater-bench-", dir="/dev/shm"))
     try:
         costs = [_append_us(root) for _ in range(repetitions)]
+        least = statistics.median(_write_us(root) for _ in range(repetitions))
         yield median(
             "frame into a page",
             costs,
             "us",
             5,
+            reference=f"a write of the same bytes {least:.1f} us",
             note=f"{FRAME} bytes, checksum, pages made and gone",
         )
         runs = [sorted(_page_to_viewer_ms(root, frames)) for _ in range(repetitions)]
