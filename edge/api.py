@@ -1,7 +1,8 @@
 """The admin side of an edge: health, metrics, and what it carries for whom, as JSON.
 
-Loopback by default. A browser on this machine must not be a way in (DNS rebinding), so the Host
-header has to be an address or ``localhost``.
+Loopback by default; elsewhere, what changes something or tells of viewers takes a token. A browser
+on this machine must not be a way in (DNS rebinding), so the Host header has to be an address or
+``localhost``.
 """
 
 import time
@@ -21,7 +22,7 @@ from common.errors import (
 )
 from common.media.describe import describe
 from common.media.track import Track
-from common.runtime import admin, reload
+from common.runtime import admin, reload, trust
 from common.runtime.http import health_routes
 from common.runtime.registry import DRAIN_TIMEOUT
 from common.runtime.units import Duration
@@ -42,6 +43,8 @@ class Api:
     endpoints: dict[str, str]
     capacity: dict[str, float]
     drain: Drain
+    token: str = ""
+    """What clients on other machines need for what changes something, or tells of viewers."""
     registered: bool = False
     began: float = field(default_factory=time.time)
 
@@ -56,17 +59,18 @@ class Api:
 
     def routes(self) -> Iterable[web.RouteDef]:
         """Return every admin route."""
+        guarded = trust.guard(self.token, "edge")
         return [
             *health_routes(self.missing, self.supervisor.merger.text),
             web.get("/api/v1/node", self.describe_node),
             web.get("/api/v1/streams", self.streams),
             web.get("/api/v1/streams/{stream}", self.stream),
-            web.get("/api/v1/sessions", self.sessions),
+            web.get("/api/v1/sessions", guarded(self.sessions)),
             web.get("/api/v1/drain", self.drained),
-            web.post("/api/v1/drain", self.begin_drain),
-            web.post("/api/v1/undrain", self.end_drain),
-            web.post(admin.RESTART, admin.restart),
-            *reload.routes(),
+            web.post("/api/v1/drain", guarded(self.begin_drain)),
+            web.post("/api/v1/undrain", guarded(self.end_drain)),
+            web.post(admin.RESTART, guarded(admin.restart)),
+            *reload.routes(self.token),
         ]
 
     async def describe_node(self, _: web.Request) -> web.Response:

@@ -107,8 +107,10 @@ async def run(config: Config) -> None:
             "cores": float(os.cpu_count() or 1),
         }
         drain = Drain(registry, config.node.name, supervisor)
-        api = Api(config.node.name, root, supervisor, endpoints, capacity, drain)
-        app = http.application([*api.routes(), *reach.routes(config.node.name, registry.nodes)])
+        token = config.edge.token
+        api = Api(config.node.name, root, supervisor, endpoints, capacity, drain, token)
+        asked = reach.routes(config.node.name, registry.nodes, token)
+        app = http.application([*api.routes(), *asked])
         app.middlewares.append(http.own_host)
         runner = await http.serve(app, admin)
         stack.push_async_callback(runner.cleanup)

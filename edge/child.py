@@ -102,8 +102,9 @@ def _spawner(
     waits: Callable[[], bool] = lambda: False,
     secure: Sequence[int] = (),
 ) -> Spawn:
-    # A stream's key is no business of a child's, and the environment can be read in /proc.
+    # Secrets are no business of a child's, and the environment can be read in /proc.
     settings = loader.dump(config)
+    settings["edge"]["token"] = ""
     settings["streams"] = {
         name: {"bytes_max": int(one.bytes_max), "paths": one.paths, "nodes": one.nodes}
         for name, one in config.streams.items()

@@ -36,6 +36,10 @@ class EdgeSettings(Settings, frozen=True):
     control: str = "127.0.0.1:5561"
     """Where other edges ask this one for frames that the origin has no more."""
 
+    token: str = ""
+    """What the admin port asks of clients on other machines that drain or restart the edge, reload
+    its settings or list its viewers; without one they are refused. Health and metrics need none."""
+
     public: str = ""
     """``HOST:PORT``, or a URL such as ``https://edge1.example.org``, that viewers use to reach this
     edge, if it is not the address it listens on. With ``https://``, balancers, playlists and

@@ -18,7 +18,7 @@ from common.bus.intake import TICK
 from common.bus.pages import Pages
 from common.bus.upstream import NAMES, Finder, Place
 from common.errors import ConfigError, HeadwaterError
-from common.runtime import admin, http, listen, metrics, reach, ready, reload
+from common.runtime import admin, http, listen, metrics, reach, ready, reload, trust
 from common.runtime.curve import encrypts, guarded
 from common.runtime.definitions import Definitions
 from common.runtime.logs import Log
@@ -110,7 +110,8 @@ async def run(config: Config) -> None:
             NAMES: ",".join(settings.upstream),
             **relay.broadcast.endpoints(settings.public or at),
         }
-        asked = [*reload.routes(), *reach.routes(node.name, registry.nodes)]
+        token = settings.token
+        asked = [*reload.routes(token), *reach.routes(node.name, registry.nodes, token)]
         app = http.application([*Api(config, relay, endpoints).routes(), *asked])
         app.middlewares.append(http.own_host)
         reload.at_once({"streams.*": lambda fresh: definitions.reload(fresh.streams)})
@@ -180,11 +181,12 @@ class Api:
 
     def routes(self) -> list[web.RouteDef]:
         """Return every admin route."""
+        guarded = trust.guard(self._config.relay.token, "relay")
         return [
             *http.health_routes(lambda: None, metrics.text),
             web.get("/api/v1/node", self._node),
             web.get("/api/v1/streams", self._streams),
-            web.post(admin.RESTART, admin.restart),
+            web.post(admin.RESTART, guarded(admin.restart)),
         ]
 
     async def _node(self, _: web.Request) -> web.Response:

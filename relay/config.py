@@ -27,6 +27,10 @@ class RelaySettings(Settings, frozen=True):
     admin: str = "127.0.0.1:8082"
     """API, metrics and health."""
 
+    token: str = ""
+    """What the admin port asks of clients on other machines that restart the relay or reload its
+    settings; without one they are refused. Health and metrics need none."""
+
     public: str = ""
     """Host that edges use to reach this relay, whatever it listens on; see ``node.address``."""
 

@@ -6,7 +6,7 @@ from unittest.mock import AsyncMock
 import aiohttp
 import pytest
 
-from common.runtime import http, listen
+from common.runtime import http, listen, trust
 from common.runtime.embedded import EmbeddedRegistry
 from common.runtime.registry import NodeEntry
 from edge.api import Api
@@ -130,3 +130,24 @@ async def test_a_drain_that_makes_no_sense_is_refused(api: Api, body: str) -> No
         answer = await client.post(f"{url}/api/v1/drain", data="{}")  # as a page could send it
         assert answer.status == 400
         assert "Content-Type" in await answer.text()
+
+
+async def test_other_machines_need_the_token_for_what_changes_something(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "_local", lambda request: False)  # the client is elsewhere
+    await api.drain._registry.register(NodeEntry("edge-1", "edge", {}))
+    json = {"Content-Type": "application/json"}
+    for token, status in (("", 401), ("secret", 202)):
+        api.token = token
+        async with site(api) as (client, url):
+            for words in ("Bearer wrong", f"Bearer {token}"):
+                headers = {**json, "Authorization": words}
+                expected = status if words.endswith(f" {token}") else 401
+                for path in ("drain", "undrain"):
+                    answer = await client.post(f"{url}/api/v1/{path}", headers=headers)
+                    assert answer.status == expected, (token, words, path)
+            assert (await client.get(f"{url}/api/v1/sessions")).status == 401
+            assert (await client.post(f"{url}/api/v1/restart", headers=json)).status == 401
+            for path in ("healthz", "metrics", "api/v1/node", "api/v1/streams", "api/v1/drain"):
+                assert (await client.get(f"{url}/{path}")).status == 200, path
