@@ -162,11 +162,13 @@ class Director:
     def _judge(self, viewer: Viewer, now: float) -> Callable[[NodeState], Candidate]:
         balancers, rules, protocols = self._balancers(), self.rules, self.table.protocols
         far = self._far if viewer.place != NOWHERE else None
+        home = self.sampler.home(viewer.stream)
+        first = home.node if home is not None else ""
 
         def judged(state: NodeState) -> Candidate:
             return judge(
                 state, viewer, now, rules,
-                balancers=balancers, far=far, known_protocols=protocols,
+                balancers=balancers, far=far, home=first, known_protocols=protocols,
             )  # fmt: skip
 
         return judged

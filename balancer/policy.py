@@ -164,12 +164,14 @@ def judge(
     *,
     balancers: int = 1,
     far: Far | None = None,
+    home: str = "",
     known_protocols: Collection[str] = (),
 ) -> Candidate:
     """Return the score of one node for one viewer and whether it may be chosen.
 
     Our own pending redirects stand for those of the other balancers too, so they count as many
-    times as there are ``balancers``. A protocol is only asked of a node if somebody offers it.
+    times as there are ``balancers``. ``home`` is the node that counts as a carrier of the stream
+    while there is none. A protocol is only asked of a node if somebody offers it.
     """
     weights = rules.weights
     coming = balancers * node.arriving
@@ -182,7 +184,8 @@ def judge(
     load = max(bandwidth, sessions, cpu, memory)
     fresh = min(max((now - node.started) / rules.slow_start, 0.1), 1.0)
     slow_start = load / fresh - load
-    carrier = weights.carrier if viewer.stream in node.streams else 0.0
+    carries = viewer.stream in node.streams or node.node == home
+    carrier = weights.carrier if carries else 0.0
     geography = weights.geography * far(viewer.place, node.place) if far else 0.0
     tags = adjustment(node.tags, viewer.tags) if viewer.tags else 0.0
     errors = weights.errors if now < node.suspect_until else 0.0

@@ -1,11 +1,13 @@
 """Which nodes are looked at for a viewer: all of a few, a sample of many.
 
-Of more than ``MOST`` nodes two that carry the stream are looked at, two by chance in proportion to
-what they can carry, and two that are near: that is enough for a good balance (two random choices),
-costs the same for any number of nodes, and balancers that know the same do not all choose the same.
+Of more than ``MOST`` nodes two that carry the stream are looked at (or the one where it would
+begin), two by chance in proportion to what they can carry, and two that are near: that is enough
+for a good balance (two random choices), costs the same for any number of nodes, and balancers that
+know the same do not all choose the same.
 """
 
 import bisect
+import hashlib
 import itertools
 from collections.abc import Sequence
 from random import Random
@@ -48,6 +50,23 @@ class Sampler:
         self._follow()
         return self._states
 
+    def home(self, stream: str) -> NodeState | None:
+        """Return where a stream begins that nobody carries yet; in proportion to capacities.
+
+        Balancers that know the same nodes say the same: else each of them would begin the stream
+        on another one, before they hear of each other's choice.
+        """
+        self._follow()
+        if not stream or not self._states or self._table.carriers.get(stream):
+            return None
+        digest = hashlib.blake2b(stream.encode(), digest_size=8).digest()
+        return self._at(int.from_bytes(digest, "big") / 2**64)
+
+    def _at(self, share: float) -> NodeState:
+        """Return the node at a share (0 to 1) of the capacity of all."""
+        at = share * self._cumulated[-1]
+        return self._states[bisect.bisect(self._cumulated, at, hi=len(self._states) - 1)]
+
     def sample(self, viewer: Viewer) -> list[NodeState]:
         """Return the nodes to look at for a viewer, each once."""
         self._follow()
@@ -55,9 +74,11 @@ class Sampler:
             return self._states
         found = {state.node: state for state in self._nearest(viewer.place)}
         for _ in range(EACH):
-            at = self._random.random() * self._cumulated[-1]
-            state = self._states[bisect.bisect(self._cumulated, at, hi=len(self._states) - 1)]
+            state = self._at(self._random.random())
             found[state.node] = state
+        home = self.home(viewer.stream)
+        if home is not None:
+            found[home.node] = home
         carriers = self._table.carriers.get(viewer.stream, ())
         for name in self._some(carriers):
             found[name] = self._table.nodes[name].state
@@ -88,7 +109,7 @@ class Sampler:
         if self._version == self._table.version:
             return
         self._version = self._table.version
-        self._states = [node.state for node in self._table.nodes.values()]
+        self._states = [node.state for _, node in sorted(self._table.nodes.items())]
         capacities = (max(state.bandwidth_capacity, 1.0) for state in self._states)
         self._cumulated = list(itertools.accumulate(capacities))
         self._groups = {}

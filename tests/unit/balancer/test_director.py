@@ -36,17 +36,19 @@ def directed(
 
 def test_ranking_writes_nothing_and_sending_does() -> None:
     director = directed(3, Clock())
-    before = [one.node for one in director.ranked(Viewer("s"))]
-    assert [one.node for one in director.ranked(Viewer("s"))] == before == ["e0", "e1", "e2"]
+    before = [one.node for one in director.ranked(Viewer())]
+    assert [one.node for one in director.ranked(Viewer())] == before == ["e0", "e1", "e2"]
     assert not director.choices
     director.sent("e0", "s")
-    ranking = director.ranked(Viewer("t"))
+    ranking = director.ranked(Viewer())
     assert [one.node for one in ranking] == ["e1", "e2", "e0"]
     assert director.table.nodes["e0"].state.pending_sessions == 1
 
 
 def test_a_choice_is_remembered_with_every_candidate() -> None:
-    director = directed(3, Clock())
+    clock = Clock()
+    director = directed(3, clock)
+    director.table.deliver(report("e1", 3, streams=("s",)), clock.now)
     node = director.choose(Viewer("s", "mp4", frozenset({"e0"})))
     assert node.registration.url == "http://e1"
     (choice,) = director.choices
@@ -66,7 +68,7 @@ def test_nobody_able_says_why() -> None:
     director = directed(2, clock)
     clock.now += 60
     with pytest.raises(NodeUnavailable, match="e0: no gossip, e1: no gossip"):
-        director.choose(Viewer("s"))
+        director.choose(Viewer())
     assert director.choices[-1].node == ""
     with pytest.raises(NodeUnavailable, match="none is known"):
         Director(NodeTable()).choose(Viewer("s"))
@@ -83,6 +85,30 @@ def test_of_many_nodes_a_sample_is_looked_at_with_those_that_carry_the_stream() 
     assert len(director.ranked(Viewer("s"), everybody=True)) == 200
     seen = {one.node for _ in range(500) for one in director.ranked(Viewer("t"))}
     assert len(seen) > 150
+
+
+@pytest.mark.parametrize("count", [3, 200])
+def test_balancers_begin_a_stream_on_the_same_node_without_asking_each_other(count: int) -> None:
+    one, other = directed(count, Clock()), directed(count, Clock())
+    nodes = other.table.nodes
+    for name in reversed([*nodes]):  # the other has heard of them in another order
+        nodes[name] = nodes.pop(name)
+    streams = [f"live+{number}" for number in range(200)]
+    chosen = [one.choose(Viewer(stream), ledger=False).registration.node for stream in streams]
+    assert chosen == [other.choose(Viewer(s), ledger=False).registration.node for s in streams]
+    assert len({*chosen}) > min(count, 60) * 0.9, "all streams begin on a few nodes"
+
+
+def test_a_stream_begins_elsewhere_if_its_node_is_fuller_or_cannot_take_it() -> None:
+    clock = Clock()
+    director = directed(3, clock)
+    home = director.choose(Viewer("s"), ledger=False).registration.node
+    director.table.deliver(report(home, 3, sessions=60), clock.now)
+    assert director.choose(Viewer("s"), ledger=False).registration.node != home
+    director.table.deliver(report(home, 4, sessions=40), clock.now)
+    assert director.choose(Viewer("s"), ledger=False).registration.node == home
+    assert director.choose(Viewer("s", excluded=frozenset({home}))).registration.node != home
+    assert director.ranked(Viewer("s"))[0].node != home, "by now somebody carries it"
 
 
 def test_near_nodes_are_in_the_sample() -> None:
