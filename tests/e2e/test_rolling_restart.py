@@ -131,7 +131,16 @@ async def test_no_request_fails_while_every_node_restarts(running: Site) -> None
         after = [await segments(http, edge) for edge in edges]
         lost = [await total(http, edge, "headwater_records_lost_total") for edge in edges]
     slowest = {kind: round(seconds, 2) for kind, seconds in load.slowest.items()}
-    print(json.dumps({"asked": load.asked, "rate": round(load.reached), "slowest": slowest}))
+    print(
+        json.dumps(
+            {
+                "asked": load.asked,
+                "rate": round(load.reached),
+                "slowest": slowest,
+                "again": load.again,
+            }
+        )
+    )
     print(json.dumps({"restarts": took, "no writer": [gaps(edge) for edge in edges]}))
     assert not load.failures, (len(load.failures), load.asked.total(), load.failures[:10])
     assert lost == [0, 0]

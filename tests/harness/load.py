@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urljoin
 
-import aiohttp
+from tests.harness.caller import Caller
 
 TIMEOUT = 15.0
 """Seconds after which a request has failed."""
@@ -32,6 +32,9 @@ class Load:
     asked: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     slowest: dict[str, float] = field(default_factory=dict)
+    again: int = 0
+    """Requests that were sent a second time: a kept connection was closed before their answer."""
+
     began: float = 0.0
     took: float = 0.0
 
@@ -45,52 +48,49 @@ class Load:
         chance = random.Random(self.seed * 1000 + number)
         edge = self.edges[number % len(self.edges)]
         pause = self.clients / self.rate
-        connector = aiohttp.TCPConnector(force_close=number % 2 == 1)
-        async with aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(TIMEOUT),
-            headers={"User-Agent": f"client-{number}"},  # a viewer of its own
-        ) as http:
+        with Caller(f"client-{number}", keep=number % 2 == 0) as caller:  # a viewer of its own
             due = time.monotonic() + chance.random() * pause
             while True:
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
                 due = max(due + pause, time.monotonic() - 1)
-                playlist = await self.get(http, "playlist", f"{edge}/cmaf/live/{TRACK}.m3u8")
+                playlist = await self.get(caller, "playlist", f"{edge}/cmaf/live/{TRACK}.m3u8")
                 for kind, url in _next(f"{edge}/cmaf/live/", playlist, chance):
                     due += pause
-                    await self.get(http, kind, url)
+                    await self.get(caller, kind, url)
                 if self.balancer:
                     due += pause
-                    await self.get(http, "redirect", f"{self.balancer}/cmaf/live/index.m3u8", 307)
+                    url = f"{self.balancer}/cmaf/live/index.m3u8"
+                    await self.get(caller, "redirect", url, 307)
 
     async def parked(self, number: int) -> None:
         """Follow the playlist by blocking reloads, as an LL-HLS player does."""
         edge = self.edges[number % len(self.edges)]
         base = f"{edge}/cmaf/live/{TRACK}.m3u8"
-        async with aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(TIMEOUT), headers={"User-Agent": f"parked-{number}"}
-        ) as http:
+        with Caller(f"parked-{number}") as caller:
             query = ""
             while True:
-                text = await self.get(http, "reload" if query else "playlist", base + query)
+                text = await self.get(caller, "reload" if query else "playlist", base + query)
                 query = _reload(text)
 
-    async def get(self, http: aiohttp.ClientSession, kind: str, url: str, want: int = 200) -> str:
+    async def get(self, caller: Caller, kind: str, url: str, want: int = 200) -> str:
         """Ask for something and note how that went; return its text."""
         began = time.monotonic()
         self.asked[kind] += 1
         try:
-            async with http.get(url, allow_redirects=False) as answer:
-                body = await answer.read()
-                if answer.status != want:
-                    self.failures.append(f"{kind} {answer.status} {url} {body[:200]!r}")
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            async with asyncio.timeout(TIMEOUT):
+                status, body = await caller.get(url, whole=kind in ("playlist", "reload"))
+        except (OSError, EOFError, TimeoutError) as error:
             since = time.monotonic() - self.began
             self.failures.append(f"{kind} after {since:.2f} s: {error!r} {url}")
             return ""
+        finally:
+            self.again += caller.again
+            caller.again = 0
+        if status != want:
+            self.failures.append(f"{kind} {status} {url} {body[:200]!r}")
         took = time.monotonic() - began
         self.slowest[kind] = max(self.slowest.get(kind, 0.0), took)
-        return body.decode(errors="replace") if kind in ("playlist", "reload") else ""
+        return body.decode(errors="replace")
 
 
 def _next(base: str, playlist: str, chance: random.Random) -> list[tuple[str, str]]:
