@@ -24,7 +24,7 @@ SATURATED = 0.9
 DELIVERED = 0.99
 """Share of what should have come that has to come."""
 
-TRIES = 3
+TRIES = 5
 
 
 class Rejected(Exception):
