@@ -12,6 +12,7 @@ renditions does.
 """
 
 import asyncio
+import contextlib
 import os
 import struct
 import sys
@@ -72,7 +73,8 @@ class Publisher:
             await writer.drain()
         finally:
             writer.close()
-            await writer.wait_closed()
+            with contextlib.suppress(ConnectionError):  # the origin may be quicker to close it
+                await writer.wait_closed()
 
     async def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = self._connection
