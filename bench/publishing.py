@@ -14,6 +14,7 @@ import aiohttp
 
 from bench import machine
 from bench.figures import Row, median, say
+from bench.generator import Rejected
 from bench.publishers import MARK, Publisher
 from bench.rig import PATIENCE, Rig, rig, until_live
 from tests.harness.nodes import Node
@@ -37,8 +38,11 @@ def publishers(seconds: float, counts: tuple[int, ...] = (1, 10, 100)) -> Iterat
             os.sched_setaffinity(running.viewer, {machine.LOAD_CORE})
             names = [f"live+p{number}" for number in range(count)]
             running.publish(*(f"{name},{FPS},{KBITS}" for name in names))
-            for name in names:
-                until_live(running, name)
+            try:
+                for name in names:
+                    until_live(running, name)
+            except OSError as error:
+                raise Rejected(f"{count} publishers are too many for it ({error})") from error
             time.sleep(2)
             nodes = {"origin": machine.family(running.origin.pid), "edge": running.pids}
             before = {name: machine.cpu_ns(pids) for name, pids in nodes.items()}
