@@ -16,8 +16,8 @@ from common.runtime.config import NodeSettings
 from common.runtime.loader import ROLES, overrides
 from common.runtime.options import Option, find, json_schema, leaves, options, sources
 
-TIMEOUT = 60.0
-"""Seconds that a node may take to check new settings."""
+TIMEOUT = 110.0
+"""Seconds that a node may take to check new settings: a little more than it gives itself."""
 
 MAX_ANSWER = 8 * 1024 * 1024
 

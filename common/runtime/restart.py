@@ -31,7 +31,10 @@ log = Log("restart")
 CHECK = "HEADWATER_CHECK"
 """Set for the process that only checks; its value is a JSON object, address by setting in use."""
 
-CHECK_TIMEOUT = 30.0
+CHECK_TIMEOUT = 100.0
+"""Seconds that the check may take: it needs 1.5 s of a core, which a machine may not have to spare
+for a while. The node serves on meanwhile; systemd waits for 120 s (``TimeoutStartSec``)."""
+
 TOLD = 4000
 """Bytes of what the check says that are passed on."""
 
