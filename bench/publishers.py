@@ -66,11 +66,14 @@ class Publisher:
             listening = asyncio.create_task(self._listen(reader))
             try:
                 await self._send(writer, phase, seconds)
+                if listening.done():
+                    listening.result()  # closed before the goodbye: that is an error
             finally:
                 listening.cancel()
             self._connection.stop()
             writer.writelines(self._connection.data_to_send())
-            await writer.drain()
+            with contextlib.suppress(ConnectionError):  # the origin closes at its first word
+                await writer.drain()
         finally:
             writer.close()
             with contextlib.suppress(ConnectionError):  # the origin may be quicker to close it
