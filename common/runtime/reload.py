@@ -204,8 +204,8 @@ class Reloader:
             await asyncio.sleep(LOOK)
             found = signature(self.file)
             settled, seen = found == seen, found
-            if found == done or not settled or not found:
-                continue
+            if found == done or not settled or not found or restart.under_way():
+                continue  # an image that follows reads the file anyhow
             done = found
             try:
                 await self.apply()

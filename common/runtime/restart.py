@@ -82,6 +82,11 @@ class Restart:
         """
         self._hand_over = prepare
 
+    @property
+    def busy(self) -> bool:
+        """Whether a restart is under way."""
+        return self._busy
+
     async def check(self) -> None:
         """Find out whether a restart would succeed.
 
@@ -264,6 +269,11 @@ def current() -> Restart:
     if _current is None:
         raise NodeUnavailable("this process cannot restart itself")
     return _current
+
+
+def under_way() -> bool:
+    """Return whether this process is about to be replaced, or finds out whether it can be."""
+    return _current is not None and _current.busy
 
 
 def hand_over(prepare: HandOver) -> None:

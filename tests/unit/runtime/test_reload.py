@@ -212,6 +212,28 @@ async def test_the_file_is_taken_up_once_it_has_settled(
     assert seen.empty()
 
 
+async def test_the_watch_keeps_out_of_a_restart_that_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "LOOK", 0.005)
+    looks = iter([True] * 5)
+    monkeypatch.setattr(restart, "under_way", lambda: next(looks, False))
+    file = tmp_path / "node.toml"
+    file.write_text("old")
+    seen: asyncio.Queue[bool] = asyncio.Queue()
+    running = origin()
+
+    def read() -> Any:
+        seen.put_nowait(next(looks, False))
+        return running
+
+    watching = asyncio.create_task(reload.Reloader("origin", running, read, file).watch())
+    await asyncio.sleep(0)
+    file.write_text("a new one")
+    assert await seen.get() is False, "not before the restart has been given up"
+    watching.cancel()
+
+
 @pytest.fixture
 def begun() -> Iterator[None]:
     yield
