@@ -105,6 +105,9 @@ class Held(NamedTuple):
     descriptors: int
     """Without those of pages, which come and go with the window."""
 
+    pages: int
+    """Descriptors of pages."""
+
     threads: int
     megabytes: float
     """Of memory that is its own: pages are of the stream."""
@@ -119,7 +122,7 @@ def held(node: Node) -> dict[str, Held]:
         own = re.search(r"Pss_Anon: +(\d+)", (proc / "smaps_rollup").read_text())
         assert own is not None
         threads = len(os.listdir(proc / "task"))
-        found[command[2].decode()] = Held(_descriptors(proc), threads, int(own[1]) / 1024)
+        found[command[2].decode()] = Held(*_descriptors(proc), threads, int(own[1]) / 1024)
     return found
 
 
@@ -128,12 +131,14 @@ def more(before: dict[str, Held], now: dict[str, Held]) -> bool:
     return any(one.descriptors > before[name].descriptors + 2 for name, one in now.items())
 
 
-def _descriptors(proc: Path) -> int:
-    found = 0
+def _descriptors(proc: Path) -> tuple[int, int]:
+    """Return how many descriptors of others, and of pages, a process has."""
+    links = []
     for one in (proc / "fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            found += not os.readlink(one).removesuffix(" (deleted)").endswith(".page")
-    return found
+            links.append(os.readlink(one).removesuffix(" (deleted)"))
+    pages = sum(link.endswith(".page") for link in links)
+    return len(links) - pages, pages
 
 
 async def total(http: aiohttp.ClientSession, edge: Node, name: str) -> float:
@@ -216,7 +221,9 @@ async def test_ten_restarts_of_one_edge_fail_nothing_and_leave_nothing(running: 
             await asyncio.sleep(0.1)
     after_all = held(edge)
     print(json.dumps({"before": before, "after": after_all}))
+    files = len([*(running.pages / "edge1").rglob("*.page")])
     for name, now in after_all.items():
+        assert now.pages <= files + 2, (files, before, after_all)
         assert now.threads <= before[name].threads, (before, after_all)
         assert now.megabytes < before[name].megabytes + GROWTH, (before, after_all)
 

@@ -87,7 +87,8 @@ class Load:
             self.again += caller.again
             caller.again = 0
         if status != want:
-            self.failures.append(f"{kind} {status} {url} {body[:200]!r}")
+            since = time.monotonic() - self.began
+            self.failures.append(f"{kind} after {since:.2f} s: {status} {url} {body[:200]!r}")
         took = time.monotonic() - began
         self.slowest[kind] = max(self.slowest.get(kind, 0.0), took)
         return body.decode(errors="replace")
