@@ -25,6 +25,7 @@ from common.bus.gossip import Gossiper, Load
 from common.runtime import (
     admin,
     http,
+    inherit,
     listen,
     metrics,
     proxies,
@@ -171,7 +172,7 @@ async def run(config: Config) -> None:
         registry = await stack.enter_async_context(open_registry(config.node))
         if stand_in is not None:
             guard = await stack.enter_async_context(guarded(config.node, registry))
-            await _stand_in(Balancer(config, registry), listener, guard, stand_in)
+            await _stand_in(_heir(config, registry), listener, guard, stand_in)
             return
         guard = await stack.enter_async_context(guarded(config.node, registry, servers))
         beacon = Gossiper(
@@ -183,7 +184,14 @@ async def run(config: Config) -> None:
         )
         stack.callback(beacon.close)
         public = config.balancer.public
-        await _serve(Balancer(config, registry), registry, listener, beacon, guard, public)
+        await _serve(_heir(config, registry), registry, listener, beacon, guard, public)
+
+
+def _heir(config: Config, registry: Registry) -> Balancer:
+    """Return a balancer that knows what the image before this one learnt, if there was one."""
+    balancer = Balancer(config, registry)
+    balancer.cluster.edges.recall(inherit.estate().handover.state.get("learnt", {}))
+    return balancer
 
 
 async def _serve(
@@ -201,7 +209,7 @@ async def _serve(
         **guard.endpoints,
     }
     async with asyncio.TaskGroup() as tasks, balancer.redirecting(listener, guard) as runner:
-        restart.hand_over(lambda: _leave(runner))
+        restart.hand_over(lambda: _leave(runner, balancer))
         await registry.register(node_entry(node, "balancer", endpoints))
         try:
             ready.announce(node, endpoints)
@@ -214,11 +222,12 @@ async def _serve(
             await registry.unregister(node.name)
 
 
-async def _leave(runner: web.AppRunner) -> restart.Legacy:
+async def _leave(runner: web.AppRunner, balancer: Balancer) -> restart.Legacy:
     """Get ready for the next image: a stand-in serves until that does."""
-    stand_in = await standing.appoint()
+    state = {"learnt": balancer.cluster.edges.learnt()}
+    stand_in = await standing.appoint(state)
     await http.retire(runner, LINGER)
-    return stand_in.legacy()
+    return stand_in.legacy(state)
 
 
 async def _stand_in(

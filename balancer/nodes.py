@@ -6,7 +6,7 @@ between two reports does not all go to one node.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from balancer.places import NOWHERE, Place
@@ -112,6 +112,7 @@ class NodeTable:
         self._counted = counted
         self._bits = DEFAULT_BITS
         self._bits_of: dict[str, float] = {}
+        self._recalled: dict[str, tuple[float, float]] = {}
 
     def register(self, given: Registration, now: float) -> None:
         """Add a node, or change what the registry says of it."""
@@ -119,6 +120,8 @@ class NodeTable:
         if node is None:
             state = NodeState(given.node, max(given.bandwidth, 1.0), max(given.sessions, 1.0))
             node = self.nodes[given.node] = Node(given, state, now)
+            node.sent, node.came = self._recalled.pop(given.node, (0.0, 0.0))
+            _believe(node)
         elif node.registration == given:
             node.confirmed = now
             return
@@ -129,6 +132,14 @@ class NodeTable:
         state.place, state.tags, state.protocols = given.place, given.tags, given.protocols
         state.draining = given.draining or (report is not None and report.draining)
         self._changed()
+
+    def learnt(self) -> dict[str, list[float]]:
+        """Return what is known of the redirects that were followed, for :meth:`recall`."""
+        return {name: [node.sent, node.came] for name, node in self.nodes.items() if node.sent}
+
+    def recall(self, learnt: Mapping[str, Sequence[float]]) -> None:
+        """Go on with what an earlier image of the balancer knew: it was asked the same things."""
+        self._recalled = {name: (float(sent), float(came)) for name, (sent, came) in learnt.items()}
 
     def forget(self, registered: Collection[str], now: float) -> list[str]:
         """Drop nodes that are neither registered nor heard of, and return them.
@@ -267,6 +278,10 @@ def _arrived(node: Node, opened: int, expected: int, settled: int) -> None:
     """
     node.came = min(node.came + opened, node.sent + expected)
     node.sent += settled
-    node.state.arriving = min(1.0, (node.came + BELIEVED) / (node.sent + BELIEVED))
+    _believe(node)
     if node.sent >= REMEMBERED:
         node.sent, node.came = node.sent / 2, node.came / 2
+
+
+def _believe(node: Node) -> None:
+    node.state.arriving = min(1.0, (node.came + BELIEVED) / (node.sent + BELIEVED))

@@ -37,16 +37,16 @@ class StandIn:
     pid: int
     channel: Channel
 
-    def legacy(self) -> Legacy:
-        """Return what the next image has to know of it; nothing if it has died by now."""
+    def legacy(self, state: Mapping[str, Any]) -> Legacy:
+        """Return ``state`` and what the next image has to know of it, unless it has died by now."""
         if self.channel.closed:
-            return Legacy()
+            return Legacy(state)
         control, _ = self.channel.leave()
-        return Legacy({"pid": self.pid, "control": control}, [control])
+        return Legacy({**state, "pid": self.pid, "control": control}, [control])
 
 
-async def appoint() -> StandIn:
-    """Start a stand-in and wait until it serves.
+async def appoint(state: Mapping[str, Any]) -> StandIn:
+    """Start a stand-in and wait until it serves; ``state`` is what it finds in its estate.
 
     Raises:
         NodeUnavailable: If it does not get that far.
@@ -54,7 +54,7 @@ async def appoint() -> StandIn:
     estate = inherit.estate()
     passed = {name: one for name, one in estate.passing().items() if one.fds}
     fds = [fd for one in passed.values() for fd in one.fds]
-    file = inherit.leave(passed, {}, estate.handover.generation, [])
+    file = inherit.leave(passed, state, estate.handover.generation, [])
     ours, theirs = pair()
     try:
         process = await spawn_child(

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -280,3 +281,20 @@ def test_a_node_that_does_not_count_is_believed() -> None:
             nodes.redirected("a", "s", number * 0.5)
         nodes.deliver(report("a", number), number * 0.5)
     assert nodes.nodes["a"].state.arriving == 1.0
+
+
+def test_the_next_image_knows_which_redirects_are_followed() -> None:
+    nodes = NodeTable(counted=True)
+    nodes.register(Registration("a", "http://a", 1e9, 10_000), 0.0)
+    for number in range(20):
+        for _ in range(100):
+            nodes.redirected("a", "s", number * 0.5)
+        nodes.deliver(report("a", number), number * 0.5)
+    learnt = nodes.nodes["a"].state.arriving
+    assert learnt < 0.2
+    heir = NodeTable(counted=True)
+    heir.recall(json.loads(json.dumps(nodes.learnt())))
+    for name in "ab":
+        heir.register(Registration(name, f"http://{name}", 1e9, 10_000), 0.0)
+    assert heir.nodes["a"].state.arriving == learnt
+    assert heir.nodes["b"].state.arriving == 1.0

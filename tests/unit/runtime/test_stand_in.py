@@ -52,10 +52,11 @@ async def test_a_stand_in_serves_on_the_same_socket_until_it_is_dismissed(
 ) -> None:
     program(monkeypatch, SERVES)
     before = os.listdir("/proc/self/fd")
-    appointed = await stand_in.appoint()
+    appointed = await stand_in.appoint({"learnt": {"a": [1.0, 0.5]}})
     with socket.create_connection(listener.getsockname(), timeout=10) as client:
         assert client.recv(8) == b"stand-in"
-    legacy = appointed.legacy()
+    legacy = appointed.legacy({"learnt": {"a": [1.0, 0.5]}})
+    assert legacy.state["learnt"] == {"a": [1.0, 0.5]}
     control = os.dup(legacy.fds[0])  # the end of this image would close ours
     appointed.channel.close()
     await stand_in.dismiss({**legacy.state, "control": control})
@@ -70,7 +71,7 @@ async def test_one_that_does_not_serve_is_an_error_and_is_gone(
     monkeypatch.setattr(stand_in, "TIMEOUT", 0.3)
     program(monkeypatch, text)
     with pytest.raises(NodeUnavailable, match=r"ended|does not get ready"):
-        await stand_in.appoint()
+        await stand_in.appoint({})
 
 
 async def test_there_is_nobody_to_dismiss_after_an_ordinary_start(
