@@ -224,7 +224,7 @@ async def test_an_origin_with_a_follower_restarts_under_load_and_no_viewer_sees_
         await asyncio.sleep(3)
         before = ready.read(first.folder / "run", first.name)
         assert before is not None
-        load = Load([edge.url for edge in running.edges], rate=200.0, clients=20)
+        load = Load([edge.url for edge in running.edges], rate=1000.0)
         async with under(load), asyncio.timeout(30):
             await asyncio.sleep(1)
             os.kill(first.pid, signal.SIGHUP)
