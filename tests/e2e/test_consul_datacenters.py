@@ -176,17 +176,7 @@ async def test_a_datacenter_whose_consul_is_cut_off_goes_on_and_so_does_the_othe
             results = await asyncio.gather(*watching.values())
         pushed = packets(source, "video")
         for name, result in zip(watching, results, strict=True):
-            got = packets(_picture(result), "video")
+            got = packets(viewers.picture(result), "video")
             last = next(n for n, one in enumerate(pushed) if one.payload == got[-1].payload)
             assert not difference(pushed[: last + 1], got), name
             assert last > 25 * 2 * CUT, name
-
-
-def _picture(result: Any) -> bytes:
-    """Return what a viewer got of the picture."""
-    if isinstance(result, viewers.Watched):
-        return bytes(result.data)
-    for uri, track in result.items():
-        assert not track.failures, (uri, track.failures[:5])
-    pictures = [t.stream() for uri, t in result.items() if uri.endswith("/1.m3u8")]
-    return b"".join(pictures)

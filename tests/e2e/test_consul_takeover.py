@@ -96,16 +96,6 @@ async def pair(folder: Path) -> AsyncIterator[Pair]:
                     encoder.wait()
 
 
-def _picture(result: Any) -> bytes:
-    """Return what a viewer got of the picture."""
-    if isinstance(result, viewers.Watched):
-        return bytes(result.data)
-    for uri, track in result.items():
-        assert not track.failures, (uri, track.failures[:5])
-    pictures = [t.stream() for uri, t in result.items() if uri.endswith("/1.m3u8")]
-    return b"".join(pictures)
-
-
 def seam(first: list[Packet], second: list[Packet], got: list[Packet]) -> int:
     """Return how many frames of the first clip came; after them all of the second must have.
 
@@ -150,7 +140,7 @@ async def test_an_encoder_whose_origin_is_killed_goes_on_at_another_one(tmp_path
         results = await asyncio.gather(*watching.values())
         pushed = packets(first, "video"), packets(second, "video")
         ends = {
-            name: seam(*pushed, packets(_picture(result), "video"))
+            name: seam(*pushed, packets(viewers.picture(result), "video"))
             for name, result in zip(watching, results, strict=True)
         }
         print(f"locked again after {took:.2f} s; frames of the first clip: {ends}")

@@ -119,3 +119,13 @@ def _next(text: str) -> str:
     closed = text.count("#EXTINF:")
     tail = text[text.rfind("#EXTINF:") :] if closed else text
     return f"?_HLS_msn={first + closed}&_HLS_part={tail.count('#EXT-X-PART:')}"
+
+
+def picture(result: Watched | dict[str, HlsTrack]) -> bytes:
+    """Return what a viewer got of the picture; fail if it could not fetch something."""
+    if isinstance(result, Watched):
+        return bytes(result.data)
+    for uri, track in result.items():
+        assert not track.failures, (uri, track.failures[:5])
+    pictures = [track.stream() for uri, track in result.items() if uri.endswith("/1.m3u8")]
+    return b"".join(pictures)
