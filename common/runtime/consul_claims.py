@@ -82,7 +82,7 @@ class Claims:
         self._written: dict[str, Numbers] = {}
         self._leaving: dict[str, Owner] = {}
         self._downs: set[tuple[str, str]] = set()
-        self._tending = asyncio.Lock()
+        self._tending, self._writing = asyncio.Lock(), asyncio.Lock()
 
     # Nodes.
 
@@ -97,17 +97,21 @@ class Claims:
         node = self.nodes[entry.name] = Node(entry, starting=False)
         node.maintained = before is not None and before.maintained
         try:
-            await self._write_node(node)
+            await self._write_node(entry.name)
         except ConsulDenied as error:
             raise ConfigError("node.consul.token", str(error)) from error
         except ConsulDown as error:
             self._failed(error)
         self.wake()
 
-    async def _write_node(self, node: Node) -> None:
-        await self._agent.register(service(self._settings, node.entry, node.starting))
-        node.written = True
-        self._worked()
+    async def _write_node(self, name: str) -> None:
+        """Write a node as it is now; one at a time, or an older word could be the last."""
+        async with self._writing:
+            node = self.nodes.get(name)
+            if node is not None:
+                await self._agent.register(service(self._settings, node.entry, node.starting))
+                node.written = True
+                self._worked()
 
     def _check_name(self, entry: NodeEntry) -> None:
         for one in self._view.instances():
@@ -121,7 +125,8 @@ class Claims:
         if self.nodes.pop(name, None) is None or not self.up:
             return
         with contextlib.suppress(ConsulDown, ConsulDenied):
-            await self._agent.deregister(service_id(self._settings, name))
+            async with self._writing:
+                await self._agent.deregister(service_id(self._settings, name))
 
     async def close(self) -> None:
         """Let go of the session; what is still registered was not meant to be."""
@@ -149,7 +154,7 @@ class Claims:
             if node.written and await self._agent.alive(ttl_check(self._settings, name)):
                 continue
             node.maintained = False
-            await self._write_node(node)
+            await self._write_node(name)
         # A TTL can be reported without a leader; nothing else can be done without one.
         if not await self._agent.leader():
             raise ConsulDown("Consul has no leader")
@@ -276,7 +281,7 @@ class Claims:
             self._check_name(entry)
             self.nodes[node] = Node(entry, starting=True)
         if not self.nodes[node].written:
-            await self._write_node(self.nodes[node])
+            await self._write_node(node)
 
     # Streams.
 
