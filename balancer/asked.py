@@ -13,16 +13,17 @@ from balancer.places import Place, location
 from balancer.policy import Viewer
 
 MAX_EXCLUDED = 8
-"""Nodes that one request can exclude with ``?not=``."""
+"""Nodes that one request can exclude with ``?not=``. Those named after them are not excluded."""
 
 MAX_HOPS = 2
-"""Nodes in ``?not=`` beyond which a viewer is not passed on to another datacenter."""
+"""Nodes in ``?not=``, at which a viewer has been sent on often enough. It is not passed on to
+another datacenter."""
 
 MAX_ADJUSTMENTS = 16
-"""Tags that one request can prefer or avoid."""
+"""Tags that one request can prefer or avoid. Those named after them are ignored."""
 
 MAX_ADJUSTMENT_TEXT = 1024
-"""Letters of ``X-Tag-Adjust``."""
+"""Letters of ``X-Tag-Adjust``. A longer one is ignored."""
 
 POINTS = 1000.0
 """MistServer's points for the whole load of a server; tags are given in points."""

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from balancer.policy import MAX_AGE, NEVER
 
 MAX_BALANCERS = 256
-"""Balancers that are told apart."""
+"""Balancers that are told apart. Further ones are not counted."""
 
 
 class Beacons:

@@ -11,7 +11,8 @@ from common.runtime.logs import Limited, Log
 from common.wire.gossip import Gossip, decode_gossip
 
 MAX_MESSAGE = 256 * 1024
-"""Bytes; a report of an edge that carries thousands of streams fits."""
+"""Bytes of a node's report; that of an edge with thousands of streams fits. ZeroMQ shuts the
+connection over which more comes."""
 
 DRAIN = 100
 """Messages taken in one turn of the event loop."""

@@ -28,7 +28,7 @@ FORMS = ("host", "rtmp", "srt", "http")
 """What an answer as text can be: see ``as``."""
 
 MAX_KEY = 200
-"""Letters of a publisher's key in a question."""
+"""Letters of a publisher's key in a question. A longer one is answered with 400."""
 
 
 @dataclass(frozen=True, slots=True)

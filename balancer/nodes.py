@@ -38,7 +38,7 @@ PROMISED = 5.0
 """Seconds that a node may take to carry a stream for which a viewer was sent there."""
 
 MAX_PROMISED = 4096
-"""Streams that a node is expected to carry soon; more are not kept."""
+"""Streams that a node is expected to carry soon. Further ones are not kept in mind."""
 
 BELIEVED = 64
 """Redirects that count as followed, besides those that were: a few that are not mean little."""
@@ -47,7 +47,8 @@ REMEMBERED = 512
 """Redirects after which what became of them counts half."""
 
 MAX_PENDING = 100_000
-"""Redirects that the ledger of a node holds; more are not told apart from these."""
+"""Redirects that the ledger of a node holds. Further ones are not counted until some are
+settled."""
 
 
 @dataclass(frozen=True, slots=True)

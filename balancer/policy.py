@@ -18,11 +18,11 @@ from balancer.places import NOWHERE, Place
 from common.wire.gossip import CPU_FULL, MEMORY_FULL
 
 MAX_AGE = 1.5
-"""Seconds without gossip (three missed reports) after which a node gets nobody."""
+"""Seconds without gossip: three reports missed. After that a node gets nobody."""
 
 MAX_RESTART = 10.0
-"""Seconds without gossip that a node may ask for because it restarts in place, at most: one that
-does not come back gets nobody from then on."""
+"""Seconds without gossip that a node may ask for because it restarts in place. After that it gets
+nobody."""
 
 FULL = 0.92
 """Load from which a node gets nobody."""

@@ -24,7 +24,8 @@ EACH = 2
 """Nodes of each kind in a sample."""
 
 MAX_PLACES = 4096
-"""Places of viewers, to a degree, of which the near nodes are remembered."""
+"""Places of viewers, to a degree, of which the near nodes are remembered. With one more all are
+forgotten and found anew."""
 
 T = TypeVar("T")
 

@@ -17,10 +17,10 @@ from common.runtime.loader import suggestion
 from common.runtime.units import Duration, Size
 
 MAX_GROUPS = 64
-"""Groups of streams in one question."""
+"""Groups of streams in one question. One with more is answered with 400."""
 
 MAX_TEXT = 64
-"""Letters of one answer to one option."""
+"""Letters of one answer to one option. A question with a longer one is answered with 400."""
 
 _RATE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 

@@ -36,7 +36,7 @@ from common.wire.steering import (
 )
 
 MOST = 8
-"""Edges in an answer: more than any player tries."""
+"""Edges in an answer to a player: more than any tries. Those ranked after them are not named."""
 
 FULL = 0.92
 """Load down to which an overloaded edge is relieved; new viewers get in below it."""

@@ -5,6 +5,9 @@ import re
 from common.errors import FormatError
 
 MAX_NAME = 200
+"""Letters of a stream name. A longer one is a FormatError: requests are answered with 400,
+publishers are refused."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}(\+[A-Za-z0-9_.=-]{1,100})?")
 
 

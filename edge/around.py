@@ -20,7 +20,8 @@ LOOK = 0.25
 """Seconds between two looks at the registry, which answers from what it knows already."""
 
 MAX_PEERS = 1024
-"""Other edges that a viewer process is told of."""
+"""Other edges that a viewer process is told of. Those listed after them get no viewers from
+here."""
 
 
 @dataclass(frozen=True, slots=True)

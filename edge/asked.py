@@ -12,13 +12,14 @@ from edge.range import takes_gzip
 from edge.sessions import MAX_AGENT
 
 MAX_BLOCK = 2048
-"""Bytes of a block that is looked at."""
+"""Bytes of header fields that are remembered for the short way of requests. A request with more
+goes through aiohttp."""
 
 MAX_FIELDS = 48
-"""Fields of a block that is looked at; aiohttp allows some more."""
+"""Fields of a header on the short way of requests. A request with more goes through aiohttp."""
 
 MAX_BLOCKS = 2048
-"""Blocks that are remembered; the least recently used go first."""
+"""Blocks of header fields that a viewer process remembers. Those used longest ago are forgotten."""
 
 _NAME = re.compile(rb"[A-Za-z0-9!#$&'*+.^_`|~-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e]*")

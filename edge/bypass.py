@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from edge.http import Connection
 
 MAX_TARGETS = 4096
-"""Targets of which the answer is remembered, for each content coding."""
+"""Targets of which the finished answer is remembered, for each content coding. What is asked for
+beyond them goes through aiohttp."""
 
 BATCH = 200
 """Parked requests that are answered before the loop has its turn."""

@@ -19,6 +19,7 @@ from common.runtime.proxies import Proxies, ProxySettings
 from common.runtime.tls import TlsSettings
 
 MAX_VIEWER_PROCESSES = 64
+"""Viewer processes of an edge. A setting that says more is refused."""
 
 
 class EdgeSettings(Settings, frozen=True):
@@ -50,7 +51,8 @@ class EdgeSettings(Settings, frozen=True):
     for redirects; if not set, that of a live balancer of the registry."""
 
     drain: Duration = Duration(1)
-    """How long the edge, told to stop, goes on for viewers that are being moved to other edges."""
+    """How long the edge, told to stop, goes on for viewers that are being moved to other edges. Who
+    is left then is ended at a keyframe."""
 
     viewers: int = 0
     """Viewer processes; 0: one per core, up to four."""
@@ -59,26 +61,26 @@ class EdgeSettings(Settings, frozen=True):
     """Run viewer processes on uvloop, if it is installed: less CPU time for each viewer."""
 
     wait: Duration = Duration(10)
-    """How long a viewer waits for a stream that is not live yet, before the answer is 404."""
+    """How long a viewer waits for a stream that is not live yet. Then the answer is 404."""
 
     linger: Duration = Duration(15)
     """How long a stream is kept after its last viewer has left."""
 
     idle: Duration = Duration(15)
-    """How long after the last request an HLS viewer counts as one."""
+    """How long after the last request an HLS viewer counts as one. Then its session ends."""
 
     stall: Duration = Duration(10)
-    """A viewer whose connection takes nothing for this long is cut."""
+    """How long a viewer's connection may take nothing of what is sent to it. Then it is cut."""
 
     slow: Duration = Duration(1)
-    """Media that may wait for a slow viewer; with more it goes on at the next keyframe."""
+    """Media that may wait for a slow viewer. With more it goes on at the next keyframe."""
 
     retire: Duration = Duration(30)
     """How long viewers that watch over one connection may stay with the old processes after a
     restart. Players that can are moved to the new ones at once; what is left ends at a keyframe."""
 
     repair: Duration = Duration(4)
-    """How long a missing frame is waited for, before it counts as lost."""
+    """How long a missing frame is waited for. Then it counts as lost."""
 
     paths: int = 1
     """Upstreams that a stream is taken from at the same time: relays of the edge's datacenter, then
@@ -88,17 +90,20 @@ class EdgeSettings(Settings, frozen=True):
     """Keep the track pages when the edge stops, so that it starts again with the window."""
 
     cache: Size = Size(128 * 2**20)
-    """Bytes of finished parts and segments that a viewer process keeps in memory."""
+    """Bytes of finished parts and segments that a viewer process keeps in memory. Beyond them those
+    used longest ago go, and are made again if somebody asks."""
 
     bandwidth: float = 1e9
-    """Bits a second that this edge can send; the balancer counts with it."""
+    """Bits a second that this edge can send; the balancer counts with it. From 95 % on, new viewers
+    are sent to other edges."""
 
     sessions: int = 10_000
-    """Viewers that this edge can have; the balancer counts with it."""
+    """Viewers that this edge can have; the balancer counts with it. From 95 % on, new ones are sent
+    to other edges; a viewer process that has as many by itself answers 503."""
 
     connections_per_address: int = 256
     """Connections that one address (of IPv6, one /64) may have to a viewer process at a time;
-    0: any number."""
+    0: any number. Further ones are shut at once."""
 
     uncounted: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.0/8", "::1"])
     """Addresses and networks that may have any number of connections: proxies and CDNs."""

@@ -22,7 +22,7 @@ YOUNG = 1.5
 waited for it miss nothing."""
 
 MAX_KEPT = 16 * 1024 * 1024
-"""Bytes that a feed keeps for those who join next; what is more is made for them."""
+"""Bytes that a feed keeps for those who join next. What is more is made for each of them."""
 
 FLOOR_SCAN = 512
 """Records of a track that are looked through for the one that belongs to a keyframe."""

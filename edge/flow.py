@@ -7,7 +7,8 @@ BLOCKED = 1.0
 """Seconds that it may hold too much and take nothing at all."""
 
 MAX_WAITING = 64 * 1024 * 1024
-"""Bytes that may wait for one viewer, whatever the reason."""
+"""Bytes that may wait for one viewer, whatever the reason. With more it gets nothing until the next
+keyframe at which it has caught up."""
 
 LEAST_LIMIT = 256 * 1024
 """Bytes that may always wait: streams of little rate, and the first second of any."""

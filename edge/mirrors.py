@@ -24,10 +24,11 @@ Follower = Callable[[set[int], bool], None]
 the state) is another one."""
 
 MAX_WANTED = 1024
-"""Streams that one viewer process asks for at a time, live or not."""
+"""Streams that one viewer process asks for at a time, live or not. A request for one more is
+answered with 503."""
 
 MAX_EPOCHS = 4
-"""Readers of earlier epochs that a mirror keeps beside the newest one."""
+"""Readers of earlier epochs that a mirror keeps beside the newest one. The oldest are closed."""
 
 
 class Mirror:

@@ -37,7 +37,7 @@ MOVED_IDLE = 8.0
 that a player waits between two reloads, and some."""
 
 MAX_HOPS = 4
-"""Edges that have sent a viewer away before it is told to come back later."""
+"""Edges that have sent a viewer on. At the next one it is told to come back later (503)."""
 
 SAME = 0.5
 """Seconds by which two ends of one drain may differ."""

@@ -38,7 +38,7 @@ ADVANCE_PARTS = 3
 """Parts behind the last one up to which a reload may be asked for, where they last a second."""
 
 MAX_NUMBER = 2**53
-"""Of a delivery directive."""
+"""The largest number of a delivery directive. A larger one is answered with 400."""
 
 
 class Source(Protocol):

@@ -12,7 +12,7 @@ from common.media.track import Track
 from common.track.catalog import Catalog
 
 MAX_SELECTOR = 64
-"""Characters of a selector; a longer one is ignored."""
+"""Characters of a track selector. A longer one is ignored."""
 
 _NONE = frozenset({"none", "0", "-1"})
 

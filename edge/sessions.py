@@ -25,11 +25,14 @@ Pass = Callable[["Session"], bool]
 """Says that a viewer whom its guard has let in needs no asking now. It must not wait."""
 
 MAX_SESSIONS = 100_000
+"""Sessions of a viewer process for which no setting says how many. One more is answered with
+503."""
+
 MAX_LISTED = 10_000
-"""Sessions that are listed at a time."""
+"""Sessions that are listed at a time. Of more, the newest are."""
 
 MAX_AGENT = 200
-"""Characters of a User-Agent that are looked at."""
+"""Characters of a User-Agent that are looked at. Those after them are ignored."""
 
 
 class Session:

@@ -28,7 +28,7 @@ from edge.supervisor import Supervisor
 log = Log("edge.succession")
 
 MAX_RETIRING = 16
-"""Processes of earlier images that may still serve; with more, the oldest are stopped."""
+"""Processes of earlier images that may still serve. With more, the oldest are stopped."""
 
 
 class Heirloom(msgspec.Struct, frozen=True):

@@ -55,7 +55,7 @@ ROOM = 0.9
 """Share below which it takes them again."""
 
 MAX_STATES = 8192
-"""Streams whose state is remembered."""
+"""Streams whose state is remembered. Further ones are not told to viewer processes."""
 
 
 class Supervisor:

@@ -14,17 +14,20 @@ MIN_PAIRS = 3
 """So many frames must be the same before a shift is believed."""
 
 MAX_ALONE = 1 / 2
-"""For each such frame, those that only one side has of the time that both know."""
+"""Frames that only one side has, for each that both have. With more the two are taken for different
+streams."""
 
 MAX_TRIES = 8
+"""Frames with which an alignment is tried. After them it is tried again with later ones."""
+
 MAX_SHIFTS = 8
-"""Records that are tried, and frames for each of them."""
+"""Shifts that are tried for each of those frames. Those after them are not."""
 
 MAX_THEIRS = 1024
-"""Records remembered that no frame of ours fits; older ones are forgotten."""
+"""Records of another origin's track that have no frame here. The oldest are forgotten."""
 
 MAX_STRIKES = 8
-"""Frames or records in a row that have no counterpart, after which the shift is given up."""
+"""Frames or records in a row that have no counterpart. With one more the alignment is given up."""
 
 
 class Mark(NamedTuple):

@@ -26,14 +26,19 @@ from common.runtime.tasks import spawn_child, stop_child
 from origin.publisher import Publisher
 
 MAX_MESSAGE = 32 * 1024 * 1024
-"""Bytes of one message: a key frame of 8K video stays well below."""
+"""Bytes of one message of a child: a key frame of 8K video stays well below. A longer one ends the
+child."""
 
 MAX_CHILD_TRACKS = 64
+"""Tracks that a child may announce. One more ends the child."""
+
 MEMORY_LIMIT = 2 * 1024**3
-"""Address space of a child; encoding HEVC of 3840x2160 takes 0.9 GB."""
+"""Bytes of address space of a child that runs FFmpeg; encoding HEVC of 3840x2160 takes 0.9 GB. With
+more it gets no memory, and ends."""
 
 SILENCE_LIMIT = 10.0
-"""Seconds without a message after which a child is taken for stuck; it beats every second."""
+"""Seconds without a message from a child; it beats every second. After that it is taken for stuck,
+and ended."""
 
 CPU_ALLOWANCE = 20
 """Seconds of CPU time that a child may use between two beats."""

@@ -36,7 +36,8 @@ class OriginSettings(Settings, frozen=True):
 
     repair_rate: Size = Size(31_000_000)
     """Bytes a second for joins, repair and backfill of all edges together, one of them at most
-    half: a quarter of 1 Gbit/s. It should not be more than a quarter of the link."""
+    half: a quarter of 1 Gbit/s. What is more waits; the rate should not be more than a quarter of
+    the link."""
 
     standby: Literal["follow", "refuse"] = "follow"
     """What a publisher gets whose stream another origin owns. ``follow``: if the owner has no
@@ -48,7 +49,7 @@ class OriginSettings(Settings, frozen=True):
     encoder that loses its origin can then go on here in the same numbering."""
 
     publishers: int = 1000
-    """Publishers at a time."""
+    """Publishers at a time. One more is refused."""
 
     bandwidth: float = 1e9
     """Bits a second that this origin can take in; the balancer counts with it."""

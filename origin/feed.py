@@ -16,8 +16,10 @@ from origin.publisher import Publisher, TrackWish
 VIDEO_SCALE = 90_000
 SPARSE_SCALE = 1_000
 MAX_CLOCK = 1_000_000_000
+"""Ticks a second of a track. A finer clock is refused."""
+
 MAX_VISIT_TRACKS = 16
-"""Tracks of one publisher."""
+"""Tracks of one publisher. One more is refused, and the publisher with it."""
 
 
 class Feed:

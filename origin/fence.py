@@ -8,7 +8,8 @@ FROZEN_US = 500_000
 Less than the silence after which its follower takes over."""
 
 MAX_PARKED = 4096
-"""Frames of a stream that wait for the answer."""
+"""Frames of a stream that wait until an origin knows whether it is still the owner. Further ones
+are dropped, and counted."""
 
 _NEVER = 2**63
 

@@ -29,7 +29,8 @@ WRAP_BITS = 32
 """Width of RTMP timestamps; FFmpeg wraps at 31 bits, which the normaliser understands."""
 
 MAX_HEADLESS = 300
-"""Frames of a track before its sequence header: 10 s of video, 6 s of audio."""
+"""Frames of a track before its sequence header: 10 s of video, 6 s of audio. With one more the
+publisher is refused."""
 
 DATA_NAMES = ("onTextData", "onCuePoint")
 """Script data that become a metadata track."""

@@ -24,10 +24,11 @@ from origin.publisher import Publisher, TrackWish
 
 HOLD_US = 10 * SECOND_US
 HOLD_BYTES = 64 * 1024 * 1024
-"""How long, and how much of one stream, frames are held that the owner does not publish."""
+"""Bytes that an origin holds of a stream that it follows, and that the owner does not publish. The
+oldest are let go."""
 
 MAX_FRAME = 16 * 1024 * 1024
-"""Bytes of one frame; a page holds no larger one."""
+"""Bytes of one frame; a page holds no larger one. A larger one is dropped."""
 
 NEAR_US = 60_000
 """How far the shift of a track may be from that of the track that was aligned first."""

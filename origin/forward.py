@@ -22,7 +22,8 @@ ASK_SECONDS = 2.0
 """How long the owner may take to let a publisher in."""
 
 MAX_UNSENT = 16 * 1024 * 1024
-"""Bytes that may wait for an owner that does not take them; with more it is given up."""
+"""Bytes that may wait for the owner that a publisher is passed on to. With more it is given up, and
+the publisher with it."""
 
 VIA = "via"
 """Field of the query that names the origin which forwards: nobody forwards it again."""

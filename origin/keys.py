@@ -10,6 +10,8 @@ from common.names import base_name, check_name
 from common.runtime.config import StreamSettings, stream_settings
 
 MAX_KEY = 256
+"""Letters of a publisher's key. A longer one is refused like a wrong one."""
+
 _REFUSED = "the stream key is wrong, or this stream takes no publishers"
 
 

@@ -38,7 +38,7 @@ from origin.publisher import Publisher, TrackWish
 from origin.segmenter import Cuts, Sample, Segmenter
 
 MAX_FRAME = 16 * 1024 * 1024
-"""Bytes of one frame; a page holds no larger one."""
+"""Bytes of one frame; a page holds no larger one. A larger one is dropped."""
 
 NO_KEY_US = 10 * SECOND_US
 """How long a video track may go on without a keyframe before its publisher is refused."""

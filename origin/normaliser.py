@@ -23,10 +23,12 @@ START_US = 10 * SECOND_US
 """Stream time of the first frame: early audio then never goes negative."""
 
 MAX_BACKWARD_US = 1 * SECOND_US
-"""A track that goes back by more has a new timeline; by less, its dts are squeezed."""
+"""Microseconds that a track may go back. With more it has a new timeline; with less its dts are
+squeezed."""
 
 MAX_FORWARD_US = 10 * SECOND_US
-"""A frame further ahead of the other tracks and of the time gone by has a new timeline."""
+"""Microseconds that a frame may be ahead of the other tracks and of the time gone by. With more it
+has a new timeline."""
 
 MARGIN_US = 100_000
 """Left free before a new timeline, so that a track that interleaves late still fits."""
@@ -53,7 +55,10 @@ CLIPPED = 2
 """Equal decode times in a row that only come from negative ones cut to 0, at the beginning."""
 
 MAX_CTS = 2**31 - 1
+"""Ticks from dts to pts: 31 bits. More are cut to this."""
+
 MAX_DURATION = 2**31 - 1
+"""Ticks of a frame: 31 bits. More are cut to this."""
 
 
 class Stamp(NamedTuple):

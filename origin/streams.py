@@ -22,10 +22,10 @@ REFUSE_DELAY = 0.5
 """At most so many seconds pass before a wrong key is refused: guessing is slow."""
 
 MAX_REFUSALS = 256
-"""Refusals that may wait at a time; more are answered at once."""
+"""Refusals of wrong keys that are delayed at a time. More are answered at once."""
 
 MAX_SLOT = 64
-"""Characters of a slot's name."""
+"""Characters of a slot's name. A longer one is refused."""
 
 log = Log("origin.streams")
 

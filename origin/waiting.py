@@ -11,7 +11,7 @@ NO_VIDEO_US = 10 * SECOND_US
 """How long audio waits for the keyframe of a video track that was announced."""
 
 MAX_WAITING = 4096
-"""Frames kept."""
+"""Frames that wait until it is known whether there is video. The oldest is dropped, and counted."""
 
 
 class WaitingRoom:

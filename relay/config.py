@@ -51,7 +51,7 @@ class RelaySettings(Settings, frozen=True):
 
     repair_rate: Size = Size(31_000_000)
     """Bytes a second for joins, repair and backfill: of all edges together, one of them at most
-    half, and as much again from the relay's own upstream."""
+    half, and as much again from the relay's own upstream. What is more waits."""
 
     keep_pages: bool = True
     """Keep the track pages when the relay stops, so that it starts again with the window."""

@@ -17,11 +17,14 @@ RETRY_US = 1_000_000
 """An unanswered pull is repeated after this long, twice as long each time after."""
 
 MAX_ATTEMPT = 3
+"""Doublings of the wait for an answer to a pull of the past. After that the wait stays the same."""
+
 MAX_WANTED = 256
-"""Runs of records that may be asked for out of turn; more are forgotten, oldest first."""
+"""Runs of records of a stream that viewers may have fetched out of turn. Of more, the oldest wishes
+are forgotten."""
 
 MAX_RUN = 4096
-"""Records asked for at once; the answer is cut by bytes anyhow."""
+"""Records asked for at once. The rest is asked for next; the answer is cut by bytes anyhow."""
 
 SECOND = 1_000_000
 

@@ -44,11 +44,12 @@ COPY_BELOW = 65_536
 """Payloads below this are cheaper to copy than to share with ZeroMQ's thread."""
 
 MAX_SUBSCRIPTION = 64 * 1024
-"""Bytes of a message from a subscriber. Without it, one peer can take all memory."""
+"""Bytes of a message from a subscriber. ZeroMQ shuts the connection over which more comes."""
 
 
 QUEUE_BYTES = 64 * 1024 * 1024
-"""Payload bytes that wait for one edge; edges that wait for the same share them."""
+"""Bytes of payload that wait for one edge; edges that wait for the same share them. What comes then
+is not queued for it: the edge sees a gap, and pulls it."""
 
 MIN_QUEUE = 500
 """Messages that may wait for an edge however large they are: a burst is no overload."""

@@ -41,20 +41,25 @@ from common.wire.control import (
 )
 
 MAX_INBOUND = 64 * 1024
-"""Bytes of a message from an edge; hello and pull are short."""
+"""Bytes of a message from an edge; hello and pull are short. ZeroMQ shuts the connection over which
+more comes."""
 
 MAX_PEERS = 4096
+"""Edges that an origin or a relay answers. The one that was silent longest is forgotten, with its
+questions."""
+
 MAX_QUEUED = 256
-"""Questions of one edge that wait for an answer; more are forgotten, and asked again."""
+"""Questions of one edge that wait for an answer. The oldest are forgotten, and asked again."""
 
 SEND_HWM = 64
-"""Answers of at most 256 kB that wait in one edge's connection: 16 MB."""
+"""Answers of at most 256 kB that wait in one edge's connection: 16 MB. Further ones are dropped,
+and asked for again."""
 
 JOIN_COST = 4096
 """Bytes that a join is charged with: it reads the pages too."""
 
 MAX_PARKED = 1024
-"""Questions that wait for what is being fetched; of more, the oldest are forgotten."""
+"""Questions to a relay that wait for what it fetches. Of more, the oldest are forgotten."""
 
 PARK_US = 2_000_000
 """How long one may wait; an edge asks again sooner."""

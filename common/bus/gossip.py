@@ -22,10 +22,12 @@ INTERVAL = 0.5
 """Seconds between two reports."""
 
 SEND_LIMIT = 20
-"""Reports kept for a balancer that does not read: old ones are worth nothing."""
+"""Reports that are kept for a balancer that does not read: old ones are worth nothing. Further ones
+are dropped."""
 
 MAX_MESSAGE = 64 * 1024
-"""Bytes of a subscription; a PUB socket keeps them."""
+"""Bytes of a subscription; a PUB socket keeps them. ZeroMQ shuts the connection over which more
+comes."""
 
 
 @dataclass(slots=True)

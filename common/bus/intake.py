@@ -45,8 +45,10 @@ GONE_AFTER_US = 60_000_000
 
 BURST = 4 * 1024 * 1024
 MAX_STREAMS = 4096
+"""Streams that an edge or a relay carries. Further ones are not taken until one is let go."""
+
 MAX_PATHS = 4
-"""Upstreams that a stream may be taken from at once."""
+"""Upstreams that a stream may be taken from at once. A setting that says more counts as this."""
 
 
 NOWHERE = Ways()

@@ -54,7 +54,12 @@ SILENT_TRIPS = 4
 
 CONTROL_SILENCE_US = 3 * PING_US
 RECEIVE_HWM = 4000
+"""Messages from one upstream that wait here. Then the upstream has to keep them, within its own
+limit."""
+
 MAX_MESSAGE = MAX_PAYLOAD + 64 * 1024
+"""Bytes of a message from an upstream: a frame, and what is said of it. ZeroMQ shuts the connection
+over which more comes."""
 
 Message = Media | CatalogChange | Heartbeat | Joined | Absent | Records | Gone
 

@@ -19,7 +19,7 @@ from common.wire.media import Item
 from common.wire.repair import MAX_TRACKS, StreamRepair
 
 MAX_ASKED = 256
-"""Joins and pulls that are remembered; what answers an older one is ignored."""
+"""Joins and pulls that are remembered. What answers an older one is ignored."""
 
 AHEAD = 4 * 1024 * 1024
 """Bytes that may be fetched beyond the rate of repair while a viewer waits: a segment or two."""

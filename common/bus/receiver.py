@@ -30,7 +30,7 @@ from common.wire.repair import LIVE, Commit, Lost, Rejoin, RepairLimits, StreamR
 
 JOIN_RETRY_US = 300_000
 MAX_JOIN_WAIT = 3
-"""A join is repeated after at most ``JOIN_RETRY_US`` times two to this power."""
+"""Doublings of the wait for the answer to a join. After that the wait stays the same."""
 
 EVICT_US = 1_000_000
 FORGET_US = 2_000_000

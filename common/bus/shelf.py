@@ -24,7 +24,8 @@ MARGIN_US = 15_000_000
 """How much more than the window is kept: a segment that begins before it is still needed whole."""
 
 MAX_WAITING = 32 * 1024 * 1024
-"""Payload bytes that may wait for a catalog or for room; with more the stream starts anew."""
+"""Bytes of payload that may wait for a catalog or for room. With more they are dropped, and the
+edge joins the stream anew."""
 
 CLOSED_WITHIN = 64
 """Index rows among which a segment's closed row is, from its opened row on."""

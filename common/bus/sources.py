@@ -15,7 +15,8 @@ LEAST_SKEW_US = 20_000
 
 MOST_SKEW_US = 300_000
 MAX_ARRIVALS = 64
-"""Messages whose arrival is remembered, to measure how far one path is behind the other."""
+"""Messages whose arrival is remembered, to measure how far one path is behind the other. The oldest
+are forgotten."""
 
 
 class Source(Protocol):

@@ -10,13 +10,14 @@ from common.runtime.connections import Sender
 from common.wire.messages import MEDIA, parse_topic
 
 MAX_TOPICS_PER_PEER = 16_384
-"""Topics of one connection: three a stream, and one of the node."""
+"""Topics of one connection: three a stream, and one of the node. With one more it is cut."""
 
 MAX_TOPICS_PER_NODE = 2 * MAX_TOPICS_PER_PEER
-"""Topics of all connections of a node that has a key: an old one may linger beside a new one."""
+"""Topics of all connections of a node that has a key: an old one may linger beside a new one. With
+one more the connection is cut."""
 
 MAX_REFUSED = 100
-"""Topics that nobody publishes, after which a connection is cut."""
+"""Topics that one connection asks for and nobody publishes. With one more it is cut."""
 
 
 class Verdict(Enum):

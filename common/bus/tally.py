@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from common.runtime import metrics
 
 MAX_DELAYS = 4096
-"""Delays that are kept until they are reported; more are not measured."""
+"""Delays that are kept until they are reported. Further ones are not measured."""
 
 
 @dataclass(slots=True)

@@ -23,13 +23,14 @@ NAMES = "upstream"
 """Endpoint under which a relay tells the relays that it takes streams from, by name."""
 
 MAX_SIBLINGS = 8
-"""Edges that are asked for what is missing."""
+"""Edges that are asked for what the origin has no more. Those ranked after them are not asked."""
 
 LOOK = 0.4
 """Seconds that the list of nodes is used for."""
 
 MAX_RELAYS = 8
-"""Relays of the own datacenter that are considered for a stream."""
+"""Relays of the own datacenter that are considered for a stream. Those ranked after them are
+not."""
 
 
 @dataclass(frozen=True, slots=True)

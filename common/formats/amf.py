@@ -13,19 +13,22 @@ from typing import TypeAlias
 from common.errors import FormatError
 
 MAX_DEPTH = 8
-"""Levels of objects and arrays inside each other."""
+"""Levels of objects and arrays inside each other. Deeper ones are a FormatError: the connection
+ends."""
 
 MAX_KEYS = 256
-"""Pairs in one object."""
+"""Pairs in one object. More are a FormatError: the connection ends."""
 
 MAX_ITEMS = 4096
-"""Values in one strict array; the keyframe lists of FLV files are the long ones."""
+"""Values in one strict array; the keyframe lists of FLV files are the long ones. More are a
+FormatError: the connection ends."""
 
 MAX_STRING = 64 * 1024
-"""Bytes of one string; what the 16-bit length of a short one allows."""
+"""Bytes of one string; what the 16-bit length of a short one allows. More are a FormatError: the
+connection ends."""
 
 MAX_VALUES = 32
-"""Values in one message."""
+"""Values in one message. More are a FormatError: the connection ends."""
 
 
 @dataclass(frozen=True, slots=True)

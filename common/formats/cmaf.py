@@ -45,8 +45,10 @@ _PRFT_CAPTURED = 24
 
 _PRFT = struct.Struct(">I4sIIQQ")
 _MAX_TICKS = 0xFFFFFFFF
+"""Ticks from one frame of a part to the next: 32 bits. A part with more is not made."""
+
 MAX_PART = 0xFFFFFFFF - 8
-"""Bytes of samples in one part: the size field of ``mdat``."""
+"""Bytes of samples in one part: the size field of ``mdat``. A part with more is not made."""
 
 PRFT_SIZE = _PRFT.size
 FRAGMENT_SIZE = 8 + 16 + 8 + 16 + 20 + 20 + 8

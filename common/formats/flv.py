@@ -44,10 +44,10 @@ __all__ = [
 
 SIGNATURE = b"FLV\x01"
 MAX_HEADER = 1024
-"""Bytes before the first tag; 9 in every file that exists."""
+"""Bytes before the first tag; 9 in every file that exists. More are a FormatError."""
 
 MAX_TAG = 8 * 1024 * 1024
-"""Bytes of one tag's body."""
+"""Bytes of one tag's body. A longer one is a FormatError."""
 
 _FILE_HEADER = 9
 _TAG_HEADER = 11

@@ -9,10 +9,11 @@ import re
 from common.errors import FormatError
 
 MAX_HOPS = 16
-"""Proxies in a row that are looked at."""
+"""Proxies in a row before a request. Of more nothing is believed: the viewer is taken to be the
+proxy."""
 
 MAX_BASE = 512
-"""Letters of an ``X-Mst-Path``."""
+"""Letters of an ``X-Mst-Path``. Of a proxy that says a longer one nothing is believed."""
 
 HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 """What ``Host`` may be: a name or an address, and a port."""

@@ -12,10 +12,11 @@ from typing import NamedTuple
 from common.errors import FormatError
 
 MAX_BOX = 64 * 1024 * 1024
-"""Bytes of one top-level box that a reader of a byte stream will collect."""
+"""Bytes of one top-level box that a reader of a byte stream will collect. A larger one is a
+FormatError."""
 
 MAX_BOXES = 65_536
-"""Boxes on one level."""
+"""Boxes on one level. More are a FormatError."""
 
 _HEADER = struct.Struct(">I4s")
 _FULL = struct.Struct(">I4sI")

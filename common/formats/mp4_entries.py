@@ -32,7 +32,7 @@ _SL_MP4 = b"\x02"
 
 OPUS_RATE = 48_000
 MAX_SIDE = 0xFFFF
-"""Pixels of width or height that there is room for."""
+"""Pixels of width or height that there is room for. A larger picture is written as this one."""
 
 
 def sample_entry(codec: Codec, init: bytes, rate: int) -> bytes:

@@ -12,9 +12,10 @@ from common.errors import FormatError
 from common.formats.mp4 import Box, find, iter_boxes
 
 MAX_SAMPLES = 65_536
-"""Samples of one run."""
+"""Samples of one run. More are a FormatError."""
 
 MAX_TRACKS = 64
+"""Tracks of a file. More are a FormatError."""
 
 _TFHD_BASE = 0x1
 _TFHD_DESCRIPTION = 0x2

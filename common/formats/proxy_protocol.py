@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from common.errors import FormatError
 
 MAX_LINE = 107
-"""Bytes of a header of version 1 (section 2.1)."""
+"""Bytes of a header of version 1 (section 2.1). A longer one is a FormatError: the connection is
+shut."""
 
 MAX_BODY = 2048
-"""Bytes of a header of version 2 after its first 16: addresses, and what else a proxy says."""
+"""Bytes of a header of version 2 after its first 16: addresses, and what else a proxy says. A
+longer one is a FormatError: the connection is shut."""
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 """How version 2 begins (section 2.2)."""

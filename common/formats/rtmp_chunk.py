@@ -12,16 +12,19 @@ DEFAULT_CHUNK_SIZE = 128
 """Bytes of a chunk until a peer says otherwise (5.4.1)."""
 
 MAX_CHUNK_SIZE = 1024 * 1024
-"""The largest chunk size a peer may choose; one chunk is buffered at most."""
+"""Bytes of a chunk that a peer may choose; one is buffered at most. A larger size is a FormatError:
+the connection ends."""
 
 MAX_CHUNK_STREAMS = 64
-"""Chunk streams a peer may open; encoders use four."""
+"""Chunk streams a peer may open; encoders use four. More are a FormatError: the connection ends."""
 
 MAX_MESSAGE = 8 * 1024 * 1024
-"""Bytes of one message; a keyframe of 8 MiB is one second at 64 Mbit/s."""
+"""Bytes of one message; a keyframe of 8 MiB is one second at 64 Mbit/s. A longer one is a
+FormatError: the connection ends."""
 
 MAX_IN_FLIGHT = 16 * 1024 * 1024
-"""Bytes of unfinished messages on all chunk streams together."""
+"""Bytes of unfinished messages on all chunk streams together. More are a FormatError: the
+connection ends."""
 
 EXTENDED = 0xFFFFFF
 """This in the timestamp field says that four more bytes follow (5.3.1.3)."""

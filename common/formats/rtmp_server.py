@@ -25,7 +25,8 @@ from common.formats.rtmp_session import (
 )
 
 MAX_STREAMS = 1000
-"""createStream calls of one connection; an encoder makes one for each publish."""
+"""createStream calls of one connection; an encoder makes one for each publish. With one more the
+connection ends."""
 
 _DYNAMIC = b"\x02"
 _VERSION = "FMS/3,5,7,7009"

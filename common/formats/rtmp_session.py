@@ -27,10 +27,11 @@ WINDOW = 2_500_000
 """Bytes between acknowledgements, unless the peer asks for another figure."""
 
 MAX_COMMAND = 64 * 1024
-"""Bytes of one command or data message."""
+"""Bytes of one command or data message. A longer one is a FormatError: the connection ends."""
 
 MAX_TEXT = 1024
-"""Characters of tcUrl, application and stream name."""
+"""Characters of tcUrl, application and stream name. A longer one is an error: the connection
+ends."""
 
 _NONCE = bytes(i * 167 + 13 & 0xFF for i in range(HANDSHAKE_SIZE - 8))
 """Bytes 8 to 1535 of our C1 or S1 (5.2.3): told apart from the peer's, not secret."""

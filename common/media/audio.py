@@ -40,6 +40,8 @@ _SYNC_EXTENSION = 0x2B7
 _SYNC_PS = 0x548
 _USAC_SAMPLES = {0: 768, 1: 1024, 2: 2048, 3: 2048, 4: 4096}
 MAX_SAMPLE_RATE = 192_000
+"""Hertz of the highest rate that a setup record may state. A higher one is a FormatError: the track
+is refused."""
 
 OPUS_RATE = 48_000
 """Opus timestamps count at 48 kHz whatever the input was."""

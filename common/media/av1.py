@@ -20,9 +20,12 @@ OBU_FRAME = 6
 OBU_PADDING = 15
 
 MAX_OBUS = 4096
-"""OBUs of one temporal unit; a frame has at most 4096 tiles, far fewer in practice."""
+"""OBUs of one temporal unit; a frame has at most 4096 tiles, far fewer in practice. More are a
+FormatError: the frame is dropped."""
 
 MAX_LEB128 = 8
+"""Bytes of a number in LEB128. A longer one is a FormatError."""
+
 _CP_BT709, _TC_SRGB, _MC_IDENTITY = 1, 13, 0
 _UNSPECIFIED = 2
 _DEFAULT_COLORS = ((1, 1, 1), (_UNSPECIFIED,) * 3)

@@ -3,10 +3,12 @@
 from common.errors import FormatError
 
 MAX_HEADER = 16 * 1024
-"""Bytes of one parameter set or setup record; the largest legal ones are a tenth of this."""
+"""Bytes of one parameter set or setup record; the largest legal ones are a tenth of this. A longer
+one is a FormatError: the track is refused."""
 
 MAX_GOLOMB_ZEROS = 32
-"""Leading zero bits of an Exp-Golomb code; ITU-T H.264 9.1 allows values below 2**32."""
+"""Leading zero bits of an Exp-Golomb code; ITU-T H.264 9.1 allows values below 2**32. More are a
+FormatError."""
 
 
 class BitReader:

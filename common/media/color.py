@@ -8,7 +8,8 @@ PQ = "PQ"
 HLG = "HLG"
 
 MAX_FRAME_RATE = 1000
-"""Frames a second above which a stated rate is a mistake of the encoder."""
+"""Frames a second that a track may state. A higher rate is a mistake of the encoder, and
+ignored."""
 
 UNSPECIFIED = (2, 2, 2)
 """Colour primaries, transfer and matrix that say nothing (ITU-T H.273)."""

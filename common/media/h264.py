@@ -20,9 +20,12 @@ NAL_PPS = 8
 NAL_AUD = 9
 
 MAX_SIDE = 65_536
-"""Width or height in pixels; the highest level ends at 16 384."""
+"""Width or height in pixels; the highest level ends at 16 384. A larger one is a FormatError: the
+track is refused."""
 
 MAX_REF_FRAMES_IN_CYCLE = 255
+"""Reference frames of a picture order count cycle (7.4.2.1.1). More are a FormatError."""
+
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 144, 244})
 _AVCC_EXTENSION_PROFILES = frozenset({100, 110, 122, 144})
 _SEI_RECOVERY_POINT = 6

@@ -24,9 +24,11 @@ NAL_AUD = 35
 NAL_PREFIX_SEI = 39
 
 MAX_SIDE = 65_536
-"""Width or height in pixels; the highest level ends at 16 888."""
+"""Width or height in pixels; the highest level ends at 16 888. A larger one is a FormatError: the
+track is refused."""
 
 MAX_NALS_OF_A_KIND = 64
+"""Parameter sets of one kind in a setup record. More are a FormatError."""
 
 
 @dataclass(frozen=True, slots=True)

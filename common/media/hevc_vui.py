@@ -11,7 +11,10 @@ from common.media.color import frame_rate
 from common.media.vui import skip_chroma_location
 
 MAX_REFERENCE_SETS = 64
+"""Short-term reference picture sets (7.4.3.2). More are a FormatError."""
+
 MAX_REFERENCE_PICTURES = 16
+"""Pictures before, or after, in one such set. More are a FormatError."""
 
 
 def skip_scaling_list(bits: BitReader) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from common.errors import FormatError
 
 MAX_NALS = 4096
-"""NAL units of one access unit; a picture of 8192 lines has at most 600 slices."""
+"""NAL units of one access unit; a picture of 8192 lines has at most 600 slices. More are a
+FormatError: the frame is dropped."""
 
 START_CODE = b"\x00\x00\x00\x01"
 _SHORT_START_CODE = b"\x00\x00\x01"

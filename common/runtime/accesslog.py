@@ -17,7 +17,8 @@ LOOK = 1.0
 """Seconds between two looks whether the file is still the one that is open."""
 
 MOST = 1000
-"""Lines a second that a process writes; what is more is counted in the next line."""
+"""Lines a second that a process writes into the access log. What is more is counted in the next
+line."""
 
 MODE = 0o640
 

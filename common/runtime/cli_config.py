@@ -20,6 +20,7 @@ TIMEOUT = 110.0
 """Seconds that a node may take to check new settings: a little more than it gives itself."""
 
 MAX_ANSWER = 8 * 1024 * 1024
+"""Bytes of a node's answer that ``headwater config`` reads. What comes after them is not read."""
 
 
 class ReloadFailed(HeadwaterError):

@@ -27,6 +27,7 @@ TAIL = 40
 """Last log lines of a node that are shown when it dies."""
 
 MAX_LINE = 64 * 1024
+"""Bytes of a node's log line that ``demo`` and ``solo`` read. A longer one is left out."""
 
 _BEGINS = re.compile(r"[\d:.]+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)")
 _IMPORTANT = ("WARNING", "ERROR", "CRITICAL")

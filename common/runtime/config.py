@@ -63,7 +63,7 @@ class NodeSettings(Settings, frozen=True):
     ``/dev/shm/headwater-NAME``."""
 
     pages_max: Size = Size(2 * 2**30)
-    """Bytes that the page folder may take."""
+    """Bytes that the page folder may take. With more, the biggest stream loses its oldest pages."""
 
     registry: str = ""
     """Folder of the embedded registry, shared by all nodes of the machine. Default:
@@ -139,19 +139,20 @@ class StreamSettings(Settings, frozen=True):
     """A publisher silent for longer than this is replaced by the next one with the right key."""
 
     reconnect: Duration = Duration(30)
-    """How long a stream waits for a publisher that broke off before it ends."""
+    """How long a stream waits for a publisher that broke off. Then it ends."""
 
     window: Duration = Duration(60)
     """How far back viewers can seek."""
 
     bytes_max: Size = Size(512 * 2**20)
-    """Bytes of pages that the stream may take on this node, an origin or an edge."""
+    """Bytes of pages that the stream may take on this node, an origin or an edge. Beyond them its
+    oldest pages go."""
 
     segment: Duration = Duration(2)
     """Least duration of a segment; it ends with the next keyframe after that."""
 
     segment_max: Duration = Duration(6)
-    """Greatest duration of a segment; a longer GOP is cut where there is no keyframe."""
+    """Greatest duration of a segment. A longer GOP is cut where there is no keyframe."""
 
     paths: int = 0
     """Upstreams that a node takes the stream from at the same time; 0: as the node's own settings

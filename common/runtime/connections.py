@@ -19,14 +19,14 @@ from common.runtime import metrics
 from common.runtime.pump import Pump, receive_frames
 
 MAX_HANDSHAKES = 100
-"""Connections to one socket that have not been let in yet. Of more, those of the host that has most
-of them are shut, the oldest first."""
+"""Connections to one socket of the inside that have not been let in yet. Of more, those of the host
+that has most of them are shut, the oldest first."""
 
 EVENTS = 32
 """Connections that are looked at before others in the event loop have their turn."""
 
 MAX_NODE = 200
-"""Bytes of a node's name in an identity, which ZeroMQ limits to 255."""
+"""Bytes of a node's name in an identity, which ZeroMQ limits to 255. A longer one is cut."""
 
 
 @dataclass(frozen=True, slots=True)

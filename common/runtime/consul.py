@@ -29,7 +29,8 @@ Pair = dict[str, Any]
 _UNKNOWN_CHECK = "does not have associated TTL"
 
 MAX_ANSWER = 16 * 1024 * 1024
-"""Bytes of an answer that are read."""
+"""Bytes of an answer of Consul that are read. A longer one counts as none: the last known state
+holds."""
 
 
 class ConsulDown(NodeUnavailable):

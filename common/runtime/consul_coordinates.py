@@ -13,13 +13,13 @@ from itertools import combinations, product
 from typing import Any
 
 MAX_SERVERS = 8
-"""Servers of a datacenter that are looked at."""
+"""Servers of a datacenter that are looked at. Those listed after them do not count."""
 
 MAX_DATACENTERS = 64
-"""Datacenters that are looked at."""
+"""Datacenters whose distance is looked at. Those listed after them have none."""
 
 MAX_DIMENSIONS = 32
-"""Numbers of a place; Serf uses 8."""
+"""Numbers of a place; Serf uses 8. A place with more is none."""
 
 UNKNOWN_ERROR = 1.5
 """What Serf calls the error of a server that has not measured anything yet."""

@@ -26,8 +26,7 @@ from common.runtime.embedded import start_time
 from common.runtime.registry import DRAIN_TIMEOUT, NodeEntry, Owner, Standby
 
 MAX_WEIGHT = 65535
-MAX_VALUE = 512
-"""Bytes of a value of a service's metadata, as Consul has it."""
+"""The largest weight that Consul takes. A larger one is written as this."""
 
 _MAINTENANCE = "_service_maintenance:"
 _AGENT = "serfHealth"

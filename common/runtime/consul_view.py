@@ -41,6 +41,7 @@ DISCOVERY = 10.0
 """Seconds between two looks for further datacenters."""
 
 MAX_DATACENTERS = 32
+"""Datacenters that are watched. Those listed after them are not."""
 
 log = Log("consul")
 

@@ -13,13 +13,14 @@ import msgpack
 from common.errors import ProtocolError
 
 MAX_MESSAGE = 16 * 1024 * 1024
-"""Bytes of one message."""
+"""Bytes of one message between supervisor and child. A longer one closes the channel, and the child
+is started again."""
 
 MAX_UNSENT = 64 * 1024 * 1024
-"""Bytes that may wait for a peer that does not read; then it counts as gone."""
+"""Bytes that may wait for a peer that does not read. With more it counts as gone."""
 
 MAX_UNREAD = 10_000
-"""Messages received and not yet asked for; then the peer has to wait."""
+"""Messages received and not yet asked for. Then the peer has to wait."""
 
 LEAVE_TIMEOUT = 1.0
 """Seconds that the peer may take to read what waits for it when this image of the program ends."""

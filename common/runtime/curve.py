@@ -33,7 +33,7 @@ from common.runtime.roster import Roster
 
 ZAP = "inproc://zeromq.zap.01"
 MAX_WAITING = 64
-"""Handshakes that wait for a look into the registry; others are sent away to come back."""
+"""Handshakes that wait for a look into the registry. Others are sent away to come back."""
 
 REFUSED = b"300"
 """Status "temporary failure": the peer's libzmq tries again later. After 400 it never would, and

@@ -19,7 +19,7 @@ POLL = 0.5
 """Seconds between two looks at what the registry knows; it answers from memory."""
 
 MAX_DEFINITIONS = 20_000
-"""Streams that the registry may define."""
+"""Streams that the registry may define. Those listed after them are ignored."""
 
 log = Log("definitions")
 

@@ -33,7 +33,10 @@ TEST, LIVE = "test", "live"
 """The stream that is generated, and the one that waits for an encoder."""
 
 MAX_EDGES = 16
+"""Edges of ``headwater demo``. More are refused."""
+
 MAX_DATACENTERS = 3
+"""Datacenters of ``headwater demo``. More are refused."""
 
 _FOLDER = re.compile(r"headwater-demo-(\d+)-(\d+)-\w+")
 

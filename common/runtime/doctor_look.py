@@ -25,7 +25,7 @@ TIMEOUT = 2.0
 """Seconds that an address may take to answer."""
 
 MAX_NODES = 200
-"""Nodes whose addresses are tried."""
+"""Nodes whose addresses ``headwater doctor`` tries. Those listed after them are not tried."""
 
 KERNEL = (
     "net.core.rmem_max",

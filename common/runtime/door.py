@@ -27,11 +27,13 @@ log = Log("door")
 limited = Limited(log)
 
 RESERVED_FILES = 1024
-"""Descriptors kept for pages and everything that is no client's connection."""
+"""Descriptors kept for pages and everything that is no client's connection. A connection that would
+take one of them is shut at once."""
 
 SPARE_FILES = 16
 """Descriptors that no connection gets, whatever the limit has become since the start: without one
-for a new page or a metric, the process would end."""
+for a new page or a metric, the process would end. A connection that would take one is shut at
+once."""
 
 TURN = 64
 """Connections accepted before others in the event loop have their turn."""
@@ -40,7 +42,7 @@ REST = 0.25
 """Seconds without accepting after the descriptors were used up."""
 
 HANDSHAKE = 5.0
-"""Seconds that a TLS handshake may take."""
+"""Seconds that a TLS handshake may take. After that the connection is shut."""
 
 SHUTDOWN = 5.0
 """Seconds that a TLS connection may take to end."""

@@ -21,7 +21,8 @@ RETIRING: web.AppKey[asyncio.Event] = web.AppKey("retiring", asyncio.Event)
 """Set while a server lets its clients go: each answer is the last one of its connection."""
 
 BODY_DEADLINE = 10.0
-"""Seconds from the end of a request's header to the end of its body."""
+"""Seconds from the end of a request's header to the end of its body. After that the connection is
+shut."""
 
 LINGER = 2.0
 """Seconds that the rest of a body is read for which nobody has a use."""
@@ -33,7 +34,7 @@ RETIRE_LOOK = 0.05
 """Seconds between two looks whether its clients have left."""
 
 MAX_BODY = 64 * 1024
-"""Bytes of a request's body, except where a handler reads a stream."""
+"""Bytes of a request's body, except where a handler reads a stream. More are answered with 413."""
 
 _SWITCHING = 101
 

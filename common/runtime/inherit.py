@@ -21,7 +21,7 @@ VARIABLE = "HEADWATER_HANDOVER"
 
 _SYSTEMD_FIRST = 3
 MAX_PASSED = 256
-"""Sockets that systemd may pass; more is a mistake."""
+"""Sockets that systemd may pass. More are a mistake: the node does not start."""
 
 
 class Passed(msgspec.Struct, frozen=True):

@@ -19,8 +19,10 @@ PREFIX = "HEADWATER_"
 PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
 
 MAX_FIELDS = 64
+"""Fields of a journal entry. Those after them are left out."""
+
 MAX_ENTRY = 128 * 1024
-"""Bytes of one entry; a datagram of this size passes everywhere."""
+"""Bytes of one journal entry; a datagram of this size passes everywhere. A longer one is cut."""
 
 
 class JournalHandler(logging.Handler):

@@ -28,6 +28,7 @@ ROLES = ("origin", "edge", "relay", "balancer")
 
 PREFIX = "HEADWATER_"
 MAX_FILE = 4 * 1024 * 1024
+"""Bytes of a configuration file. A larger one is refused."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,7 +20,8 @@ _NAMES = frozenset(("key", "token", "password", "secret", "authorization"))
 _HIDDEN = "***"
 
 BURST = 100
-"""Times a second that the same event of the same logger is written."""
+"""Times a second that the same event of the same logger is written. What is more is counted in the
+next line."""
 _PLAIN = re.compile(r"[^\s\"=]+")
 
 

@@ -1,4 +1,4 @@
-"""Write the manual of settings and metrics from the code (``make docs``)."""
+"""Write the manual of settings, metrics and limits from the code (``make docs``)."""
 
 import ast
 import importlib
@@ -88,8 +88,11 @@ def schema() -> str:
 
 def main(folder: Path) -> None:
     """Write all files into ``folder``."""
+    from common.runtime import limits  # which needs this module
+
     (folder / "configuration.md").write_text(configuration())
     (folder / "metrics.md").write_text(measurements())
+    (folder / "limits.md").write_text(limits.document())
     (folder / "configuration.schema.json").write_text(schema())
 
 

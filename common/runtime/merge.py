@@ -13,7 +13,7 @@ from common.runtime import metrics
 from common.runtime.metrics import Snapshot
 
 MAX_SERIES = 20_000
-"""Samples that a supervisor takes from one child."""
+"""Samples that a supervisor takes from one child. With more, the child's last good ones stay."""
 
 _ONE_EACH = frozenset({"headwater_build_info", "headwater_process_start_time_seconds"})
 _LEAST = frozenset({"headwater_tls_certificate_expiry_timestamp_seconds"})

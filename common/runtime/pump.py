@@ -28,8 +28,8 @@ nobody listens may get the very port it connects to, be connected to itself, and
 
 
 DEAD_AFTER = 5000
-"""Milliseconds that a peer may leave what was sent to it unacknowledged, or unread with its buffers
-full; then the kernel ends the connection, and what waits for the peer is let go."""
+"""Milliseconds that a peer of the bus may leave what was sent to it unacknowledged, or unread with
+its buffers full. Then the kernel ends the connection, and what waits for the peer is let go."""
 
 
 class Pump:

@@ -15,7 +15,7 @@ from common.runtime import inherit, notify
 from common.runtime.config import NodeSettings
 
 MAX_REFUSED = 10
-"""Reasons that are kept."""
+"""Reasons of refused settings that are kept. The oldest are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,23 +18,25 @@ from common.runtime.tls import Certificate
 
 HEADER_DEADLINE = 5.0
 """Seconds from the opening of a connection, or from the first byte of a later request, to the end
-of the request's header."""
+of the request's header. After that the connection is shut."""
 
 KEEPALIVE = 15.0
-"""Seconds that an idle connection is kept; aiohttp's runner would keep it for an hour."""
+"""Seconds that an idle connection is kept; aiohttp's runner would keep it for an hour. After that
+it is shut."""
 
 MAX_LINE = 8190
-"""Bytes of the request line, and of one header field."""
+"""Bytes of the request line, and of one header field. More are answered with 400."""
 
 MAX_HEADERS = 64
-"""Fields of a request's header."""
+"""Fields of a request's header. More are answered with 400."""
 
 NOTSENT_LOWAT = 128 * 1024
 """Bytes the kernel keeps unsent for one connection; without it a client that stops reading pins
-megabytes of kernel memory."""
+megabytes of kernel memory. With more the rest waits in the process, where it is counted."""
 
 STALL = 10.0
-"""Seconds that a client may take nothing of what is sent to it."""
+"""Seconds that a client may take nothing of what is sent to it. After that the connection is
+shut."""
 
 STALL_GRACE = 2.0
 """Seconds more that the kernel waits than an output that watches its viewers itself."""

@@ -26,6 +26,7 @@ from common.track.page import PAGE_MODE
 
 BOARD = "board"
 SLOTS = 4096
+"""Streams with pages in one page folder. One more is not carried: there is no room for it."""
 
 _HEAD = 512
 _SIZE = (_HEAD + 3 * SLOTS) * 8

@@ -14,9 +14,17 @@ PACKAGING = 1
 tests force a bump; it stands in every media URL."""
 
 MAX_TRACKS = 64
+"""Tracks of a stream, those that ended included. One more is refused; a catalog with more is a
+FormatError."""
+
 MAX_INITS = 256
+"""Codec setups of a track. One more is refused; a catalog with more is a FormatError."""
+
 MAX_INIT_SIZE = 64 * 1024
+"""Bytes of one codec setup. A longer one is refused; a catalog with one is a FormatError."""
+
 MAX_CATALOG = 1024 * 1024
+"""Bytes of a catalog. A longer one is a FormatError, and is never written."""
 
 
 @dataclass(frozen=True, slots=True)

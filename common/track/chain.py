@@ -18,11 +18,12 @@ INDEX_PAGE_US = 30_000_000
 FIRST_CAPACITY = 254
 MIN_CAPACITY = 62
 MAX_GUESS = 8_190
-"""Records of a page: of the first one, and bounds of what is derived from the rate seen."""
+"""Records of a page: of the first one, and bounds of what is derived from the rate seen. The next
+record opens a new page."""
 
 MAX_SPARES = 2
 """Files of retired pages that are kept for the next ones. Two: when the older is used, a page has
-passed since it was retired, and whoever read it has let go of it."""
+passed since it was retired, and whoever read it has let go of it. Older ones are removed."""
 
 _KEY = int(Flag.KEY)
 _LOST = int(Flag.LOST)

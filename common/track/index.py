@@ -18,6 +18,7 @@ INDEX_TIMESCALE = 1_000_000
 starts (opened) or ends (closed)."""
 
 MAX_ROW = 64 * 1024
+"""Bytes of an index row. A longer one is a FormatError."""
 
 
 @dataclass(frozen=True, slots=True)

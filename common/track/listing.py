@@ -15,7 +15,7 @@ RETRIES = 8
 """How often a list that went stale while it was made is made again."""
 
 MAX_MAPS = 32
-"""Pages a reader keeps mapped; each takes a file descriptor."""
+"""Pages a reader keeps mapped; each takes a file descriptor. The one used longest ago is let go."""
 
 
 @dataclass(slots=True)

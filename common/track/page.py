@@ -52,10 +52,11 @@ SEAL_AT = 72
 BLOCK = 4096
 
 MAX_PAYLOAD = 16 * 1024 * 1024
-"""Bytes of the largest payload, and of the largest arena."""
+"""Bytes of the largest payload, and of the largest arena. A larger frame is refused, and counted as
+dropped."""
 
 MAX_CAPACITY = 65_536
-"""Records of the largest page."""
+"""Records of the largest page. A file that claims more is no page."""
 
 PAGE_MODE = 0o600
 

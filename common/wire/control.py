@@ -27,7 +27,8 @@ from common.wire.media import (
 from common.wire.messages import decode_catalog
 
 MAX_PULL = 256 * 1024
-"""Payload bytes in one answer to a pull, unless a single frame is larger."""
+"""Bytes of payload in one answer to a pull, unless a single frame is larger. The rest is asked for
+with the next pull."""
 
 PING_US = 1_000_000
 """How often an edge asks whether the origin is there."""

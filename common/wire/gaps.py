@@ -7,13 +7,14 @@ from typing import NamedTuple
 from common.track.record import Flag, Record
 
 MAX_AHEAD = 1_000_000
-"""Records that a track may be ahead of what is committed; beyond that a number is nonsense."""
+"""Records that a track may be ahead of what is committed. A number beyond that is nonsense: the
+record is dropped."""
 
 MAX_PULLED = 4096
-"""Records asked for at once; the answer is cut by bytes anyhow."""
+"""Records asked for at once. The rest is asked for next; the answer is cut by bytes anyhow."""
 
 MAX_WAIT = 5
-"""A repeated pull waits at most ``retry`` times two to this power."""
+"""Doublings of the wait for a repair. After that the wait stays the same."""
 
 OVERHEAD = 512
 """Bytes that a waiting record takes beside its payload."""

@@ -32,19 +32,19 @@ FIELDS = 13
 FLAG_DRAIN = 1
 
 MAX_GOSSIP = 256 * 1024
-"""Bytes of a report."""
+"""Bytes of a report. A longer one is a FormatError, and ignored."""
 
 MAX_STREAMS = 4096
-"""Streams in a report; a node that carries more names the first ones."""
+"""Streams in a report. A node that carries more names the first ones."""
 
 MAX_STREAM_BYTES = MAX_GOSSIP - 8192
-"""Bytes that the streams of a report may take; of more, the first ones are named."""
+"""Bytes that the streams of a report may take. Of more, the first ones are named."""
 
 STREAM_FIGURES = 21
 """Bytes, at most, that a stream takes besides its name."""
 
 MAX_NAME = 255
-"""Bytes of a node's or a stream's name."""
+"""Bytes of a node's or a stream's name. A report with a longer one is ignored."""
 
 CPU_FULL = 0.85
 """Share of a core from which a process is full."""

@@ -18,16 +18,24 @@ VERSION = 1
 """First element of every header on the bus. Another value is refused."""
 
 MAX_HEADER = 64 * 1024
-"""Bytes of a header frame, live or control."""
+"""Bytes of a header frame, live or control. A longer one is a FormatError: the message is
+dropped."""
 
 MAX_ROWS = 512
-"""Rows in one message; 512 of the longest rows stay below ``MAX_HEADER``."""
+"""Records in one message; 512 of the longest rows stay below ``MAX_HEADER``. More are a
+FormatError: the message is dropped."""
 
 MAX_PAYLOAD = 16 * 1024 * 1024
-"""Bytes of a payload frame: one huge keyframe, or many small frames."""
+"""Bytes of a payload frame: one huge keyframe, or many small frames. A longer one is a FormatError:
+the message is dropped."""
 
 MAX_TRACK = 65_535
+"""The largest number of a track. A larger one is a FormatError: the message is dropped."""
+
 MAX_NUMBER = 2**63 - 1
+"""The largest number of anything: 63 bits. A larger one is a FormatError: the message is
+dropped."""
+
 _ROW = 13
 _WIDTH = 4096
 """Elements that any other array or map of a header may have."""

@@ -32,6 +32,8 @@ NODE = b"N"
 STREAM_KINDS = (MEDIA, CATALOG, HEARTBEAT)
 NODE_TOPIC = NODE + b"\0"
 MAX_TOPIC = 1 + MAX_NAME + 1
+"""Bytes of a topic: its kind, a stream, NUL. A longer one is a FormatError: the message is
+dropped."""
 
 HEARTBEAT_US = 250_000
 """How often heads are told: no gap stays unseen for longer."""

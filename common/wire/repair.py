@@ -21,7 +21,7 @@ from common.wire.gaps import MAX_AHEAD, Pending, TrackGaps, Want
 from common.wire.media import Item
 
 MAX_TRACKS = 65
-"""Tracks of a catalog, and the index."""
+"""Tracks of a catalog, and the index. Records of further ones are dropped."""
 
 LIVE = "live"
 PULLED = "pulled"

@@ -26,16 +26,18 @@ HLS_PREFIX = "/steering/hls"
 DASH_PREFIX = "/steering/dash"
 
 MAX_URIS = 128
-"""Playlists that a multivariant playlist can name for steering."""
+"""Playlists that a multivariant playlist can name for steering. A question with more is answered
+with 400."""
 
 MAX_PATHWAYS = 16
-"""Edges that it can name."""
+"""Edges that a player can name for steering. A question with more is answered with 400."""
 
 MAX_WORD = 255
-"""Letters of a pathway, a session or a relative URI."""
+"""Letters of a pathway, a session or a relative URI. A question with a longer one is answered with
+400."""
 
 MAX_THROUGHPUT = 1e12
-"""Bits a second that a player may claim."""
+"""Bits a second that a player may claim. A question that claims more is answered with 400."""
 
 _URI = re.compile(r"[A-Za-z0-9+=._-]+(/[A-Za-z0-9+=._-]+)*")
 _WORD = re.compile(r"[A-Za-z0-9._-]+")

@@ -11,7 +11,7 @@ from common.runtime.http import CORS
 from edge.output import Capability, Output
 
 MAX_NAMED = 16
-"""Edges in an answer."""
+"""Edges in an answer. Those ranked after them are not named."""
 
 
 class Elsewhere(Output):

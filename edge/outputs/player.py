@@ -36,6 +36,7 @@ POLICY = "; ".join(
 
 HLS_FILES = ("hls.min.js", "dist/hls.min.js", "hls.js")
 MAX_FILE = 4 * 1024 * 1024
+"""Bytes of a script of the player page. A larger file is not served."""
 
 log = Log("edge.player")
 

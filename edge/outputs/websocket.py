@@ -33,10 +33,10 @@ from edge.selection import Selection
 
 CODECS = frozenset({Codec.H264, Codec.HEVC, Codec.AV1, Codec.VP9, Codec.AAC, Codec.OPUS})
 MAX_MESSAGE = 64 * 1024
-"""Bytes of a message from a viewer."""
+"""Bytes of a message from a viewer. A longer one ends the connection (close code 1009)."""
 
 MAX_CODECS = 32
-"""Codecs that a viewer may name."""
+"""Codecs that a viewer may name. Those named after them are ignored."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds that a viewer has to answer a close frame."""

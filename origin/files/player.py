@@ -23,10 +23,16 @@ AHEAD = Fraction(1)
 """Seconds of file that are put in order before they are played: how far tracks are interleaved."""
 
 MAX_AHEAD_FRAMES = 2000
+"""Frames that are read ahead to bring them into order. With more the earliest goes out."""
+
 MAX_AHEAD_BYTES = 64 * 1024 * 1024
+"""Bytes of those frames. With more the earliest goes out."""
+
 MAX_STREAMS = 64
+"""Tracks of a file. Those after them are not played."""
+
 MAX_BROKEN = 100
-"""Unreadable packets of one pass after which the file is given up."""
+"""Unreadable packets of one pass. With one more the file is given up."""
 
 _CLOCK = 90_000
 """Ticks a second where the file's own time base is not one tick in so many."""

@@ -8,7 +8,7 @@ from common.errors import ConfigError
 _SWITCH = {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
 
 MAX_HEAD = 4096
-"""Bytes of a file that tell its format."""
+"""Bytes of a file that tell its format. Those after them are not looked at."""
 
 _TS_PACKET = 188
 

@@ -51,9 +51,10 @@ STOP_SECONDS = 0.3
 """The same when the node stops."""
 
 MAX_UNSENT = 256 * 1024
-"""Bytes of answers that wait for an encoder that does not read them."""
+"""Bytes of answers that wait for an encoder that does not read them. With more it is cut."""
 
 MAX_QUERY_FIELDS = 32
+"""Fields in the query of a stream name. With more the publisher is refused."""
 
 _CODES: tuple[tuple[type[HeadwaterError], str], ...] = (
     (AccessDenied, "NetStream.Publish.Denied"),
@@ -72,19 +73,20 @@ class RtmpSettings(Settings, frozen=True):
     """Address for encoders; ``origin.rtmp`` unless set here."""
 
     handshake: Duration = Duration(5)
-    """Longest time a connection may take to say what RTMP begins with."""
+    """Longest time a connection may take to say what RTMP begins with. Then it is shut."""
 
     publish: Duration = Duration(10)
-    """Longest time from then on, or from the end of a stream, to the request to publish."""
+    """Longest time from then on, or from the end of a stream, to the request to publish. Then the
+    connection is shut."""
 
     silence: Duration = Duration(30)
-    """A publisher that sends nothing for so long is disconnected."""
+    """How long a publisher may send nothing. Then it is disconnected."""
 
     connections: int = 1000
-    """Connections at a time."""
+    """Connections at a time. Further ones are shut at once."""
 
     connections_per_address: int = 64
-    """Connections at a time from one address."""
+    """Connections at a time from one address. Further ones are shut at once."""
 
 
 class RtmpInput(Input):

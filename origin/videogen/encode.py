@@ -26,7 +26,8 @@ _GLOBAL_HEADER = 1 << 22
 _ENCODERS = {Codec.H264: "libx264", Codec.HEVC: "libx265", Codec.AV1: "libsvtav1"}
 _AUDIO_ENCODERS = {Codec.AAC: ("aac", "fltp"), Codec.OPUS: ("libopus", "flt")}
 _MAX_HELD = 256
-"""Pictures that an encoder may hold back; ours hold a handful."""
+"""Pictures that an encoder may hold back; ours hold a handful. With more the test stream ends with
+an error."""
 
 
 def _options(settings: Settings, kilobits: int) -> dict[str, str]:

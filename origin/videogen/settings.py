@@ -12,14 +12,26 @@ from common.media.codec import Codec
 from common.runtime.units import Duration
 
 MAX_SIDE = 7680
+"""Pixels of width and height of a test picture. More are refused."""
+
 MIN_SIDE = 80
 """Two pixels a cell of the clock bar."""
 
 MAX_FPS = 120
+"""Pictures a second of a test stream. More are refused."""
+
 MAX_GOP = 60.0
+"""Seconds of a GOP of a test stream. A longer one is refused."""
+
 MAX_BFRAMES = 8
+"""B-frames in a row of a test stream. More are refused."""
+
 MAX_RENDITIONS = 8
+"""Renditions of a test stream. More are refused."""
+
 MAX_LANGUAGES = 8
+"""Languages of a test stream. More are refused."""
+
 BITS_PER_PIXEL = 0.12
 """Default bit rate; enough for this picture at the encoders' fastest settings."""
 
