@@ -16,6 +16,7 @@ from common.bus.gossip import Gossiper, Load, memory_used
 from common.runtime import http, listen, reach, ready, restart, wake
 from common.runtime.curve import guarded
 from common.runtime.logs import Log
+from common.runtime.nursery import Nursery
 from common.runtime.registries import node_entry, open_registry
 from common.runtime.registry import Registry
 from common.track.folder import sweep
@@ -71,7 +72,10 @@ async def run(config: Config) -> None:
     root = Path(config.node.pages)
     root.mkdir(mode=PAGE_ROOT_MODE, parents=True, exist_ok=True)
     sweep(root, time.time() - UNOWNED)
+    nursery = Nursery(child.MODULES)
     async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(nursery.close)
+        await nursery.prepare()  # it loads what children need while we do what is left
         registry = await stack.enter_async_context(open_registry(config.node))
         count = config.edge.viewer_processes()
         listeners = listen.share(config.edge.http, count, setting="edge.http")
@@ -98,7 +102,7 @@ async def run(config: Config) -> None:
         if secure:
             endpoints["https"] = listen.authority(secure[0])
         wakes = [wake.create() for _ in range(count)]
-        supervisor = _supervisor(config, listeners, secure, wakes, control)
+        supervisor = _supervisor(nursery, config, listeners, secure, wakes, control)
         for viewer in supervisor.viewers:
             stack.callback(os.close, viewer.wake)
         capacity = {
@@ -114,7 +118,7 @@ async def run(config: Config) -> None:
         app.middlewares.append(http.own_host)
         runner = await http.serve(app, admin)
         stack.push_async_callback(runner.cleanup)
-        restart.hand_over(lambda: _leave(supervisor, runner, drain))
+        restart.hand_over(lambda: _leave(supervisor, runner, drain, nursery))
         succession = Succession(supervisor, *inherited())
         await stack.enter_async_context(_running(supervisor))
         for listener in (*listeners, *secure):
@@ -160,12 +164,15 @@ async def _serve(
             await registry.unregister(config.node.name)
 
 
-async def _leave(supervisor: Supervisor, admin: web.AppRunner, drain: Drain) -> restart.Legacy:
+async def _leave(
+    supervisor: Supervisor, admin: web.AppRunner, drain: Drain, nursery: Nursery
+) -> restart.Legacy:
     """Get ready for the next image, which goes on with the children; balancers are told."""
     if supervisor.complete.is_set():
         supervisor.restarting = SURE * restart.current().took + SURE
         drain.said()
         await http.retire(admin, ADMIN_LINGER)
+        await nursery.close()  # it has the old code
     return bequeath(supervisor)
 
 
@@ -210,6 +217,7 @@ async def _running(supervisor: Supervisor) -> AsyncIterator[None]:
 
 
 def _supervisor(
+    nursery: Nursery,
     config: Config,
     listeners: list[socket.socket],
     secure: list[socket.socket],
@@ -218,7 +226,7 @@ def _supervisor(
 ) -> Supervisor:
     plain, tls = _dealt(listeners, len(wakes)), _dealt(secure, len(wakes))
     viewers = [
-        Child(f"viewer{number + 1}", "viewer", child.viewer(config, fd, *sockets), fd)
+        Child(f"viewer{number + 1}", "viewer", child.viewer(nursery, config, fd, *sockets), fd)
         for number, (fd, *sockets) in enumerate(zip(wakes, plain, tls, strict=True))
     ]
 
@@ -228,7 +236,7 @@ def _supervisor(
     def waits() -> bool:
         return supervisor.worker is not worker
 
-    worker = Child("worker", "worker", child.worker(config, rung, control, waits))
+    worker = Child("worker", "worker", child.worker(nursery, config, rung, control, waits))
     supervisor = Supervisor(worker, viewers)
     supervisor.most = (config.edge.bandwidth, float(config.edge.sessions))
     return supervisor

@@ -1,35 +1,38 @@
 """How the supervisor starts the stream worker and the viewer processes, and how those begin.
 
-A child gets what it needs in the environment variable ``HEADWATER_CHILD``, a JSON object:
-``control`` is the descriptor of its end of the channel, ``wake`` those of eventfds (the worker
-rings them all, a viewer process waits for its own), ``listen`` those of listening sockets,
-``secure`` those for TLS, and ``settings`` the sections ``node``, ``log`` and ``edge`` of the
-configuration, and of its streams what bounds their pages, whence they come, and which siblings may
-have them.
+They are forked by a :class:`~common.runtime.nursery.Nursery`. A child gets what it needs as a JSON
+object, with the descriptors that are named there: ``control`` is its end of the channel, ``wake``
+are eventfds (the worker rings them all, a viewer process waits for its own), ``listen`` are
+listening sockets, ``secure`` those for TLS, and ``settings`` the sections ``node``, ``log`` and
+``edge`` of the configuration, and of its streams what bounds their pages, whence they come, and
+which siblings may have them.
 """
 
 import asyncio
 import os
 import socket
-import sys
-from asyncio.subprocess import Process
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
-from common.errors import ConfigError, HeadwaterError
+from common.errors import HeadwaterError
 from common.runtime import loader, logs
 from common.runtime.control import Channel
-from common.runtime.tasks import end_soon, run_until_signalled, spawn_child
+from common.runtime.tasks import Running, run_until_signalled
 from edge.config import Config
 
-VARIABLE = "HEADWATER_CHILD"
-
-Spawn = Callable[[socket.socket], Awaitable[Process]]
+Spawn = Callable[[socket.socket], Awaitable[Running]]
 """Starts the process; the socket is its end of the control channel."""
 
 FAILED = 1
+
+
+class Parent(Protocol):
+    """Starts processes: a nursery."""
+
+    async def spawn(self, module: str, text: str, fds: Sequence[int]) -> Running:
+        """Run ``born(text, descriptors)`` of a module in a process of its own."""
 
 
 class Inheritance(msgspec.Struct, frozen=True):
@@ -50,23 +53,29 @@ class Inheritance(msgspec.Struct, frozen=True):
         return [self.control, *self.wake, *self.listen, *self.secure]
 
     def config(self) -> Config:
-        """Return the settings as the supervisor has them.
-
-        Raises:
-            ConfigError: If they are not those of this version.
-        """
+        """Return the settings as the supervisor has them."""
         return loader.build(Config, self.settings)
+
+    def at(self, fds: Sequence[int]) -> "Inheritance":
+        """Return the same with other descriptors, in the order of :attr:`fds`."""
+        control, *rest = fds
+        wake, rest = rest[: len(self.wake)], rest[len(self.wake) :]
+        listen, secure = rest[: len(self.listen)], rest[len(self.listen) :]
+        return msgspec.structs.replace(
+            self, control=control, wake=wake, listen=listen, secure=secure
+        )
 
 
 Main = Callable[[Inheritance, Config, Channel], Awaitable[None]]
 """What a child does: until its channel says ``stop`` or ends."""
 
 
-MODULES = ("edge.worker", "edge.viewer")
+WORKER, VIEWER = MODULES = ("edge.worker", "edge.viewer")
 """What children run."""
 
 
 def worker(
+    parent: Parent,
     config: Config,
     wakes: Callable[[], list[int]],
     control: socket.socket,
@@ -76,10 +85,11 @@ def worker(
 
     While ``waits()``, it does not begin before it is told to.
     """
-    return _spawner("edge.worker", config, wakes, [control.fileno()], waits)
+    return _spawner(parent, WORKER, config, wakes, [control.fileno()], waits)
 
 
 def viewer(
+    parent: Parent,
     config: Config,
     wake: int,
     listeners: Sequence[socket.socket],
@@ -91,10 +101,11 @@ def viewer(
     """
     listen = [listener.fileno() for listener in listeners]
     tls = [listener.fileno() for listener in secure]
-    return _spawner("edge.viewer", config, lambda: [wake], listen, secure=tls)
+    return _spawner(parent, VIEWER, config, lambda: [wake], listen, secure=tls)
 
 
 def _spawner(
+    parent: Parent,
     module: str,
     config: Config,
     wakes: Callable[[], list[int]],
@@ -102,7 +113,7 @@ def _spawner(
     waits: Callable[[], bool] = lambda: False,
     secure: Sequence[int] = (),
 ) -> Spawn:
-    # Secrets are no business of a child's, and the environment can be read in /proc.
+    # Secrets are no business of a child's.
     settings = loader.dump(config)
     settings["edge"]["token"] = ""
     settings["streams"] = {
@@ -110,46 +121,24 @@ def _spawner(
         for name, one in config.streams.items()
     }
 
-    async def spawn(control: socket.socket) -> Process:
+    async def spawn(control: socket.socket) -> Running:
         given = Inheritance(
             control.fileno(), wakes(), list(listen), settings, waits(), list(secure)
         )
-        return await spawn_child(
-            [sys.executable, "-m", module],
-            pass_fds=given.fds,
-            environment={VARIABLE: msgspec.json.encode(given).decode()},
-        )
+        return await parent.spawn(module, msgspec.json.encode(given).decode(), given.fds)
 
     return spawn
 
 
-def inheritance(environ: Mapping[str, str] = os.environ) -> Inheritance:
-    """Return what this process was given.
-
-    Raises:
-        ConfigError: If it was not started by a supervisor.
-    """
-    try:
-        return msgspec.json.decode(environ[VARIABLE], type=Inheritance)
-    except (KeyError, msgspec.MsgspecError) as error:
-        raise ConfigError(
-            VARIABLE, "is set by the supervisor, which starts this process"
-        ) from error
-
-
-def run(main: Main, *, fast: bool = False) -> int:
+def run(main: Main, text: str, fds: Sequence[int], *, fast: bool = False) -> int:
     """Be a child: set up logs and signals, run ``main``, return the exit code.
 
     ``fast``: on uvloop, if it is installed and the settings do not forbid it. SIGTERM and SIGINT
     cancel ``main``, which ends by itself when its channel does: a child never outlives its
     supervisor.
     """
-    try:
-        given = inheritance()
-        config = given.config()
-    except HeadwaterError as error:
-        sys.stderr.write(f"headwater: {error}\n")
-        return 2
+    given = msgspec.json.decode(text, type=Inheritance).at(fds)
+    config = given.config()
     logs.configure(config.log.level, config.log.style)
     for fd in given.fds:
         os.set_inheritable(fd, False)
@@ -160,8 +149,6 @@ def run(main: Main, *, fast: bool = False) -> int:
     except HeadwaterError as error:
         logs.Log("edge.child").error("child failed", extra={"error": str(error)})
         return FAILED
-    finally:
-        end_soon()
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from common.runtime.tasks import ended as wait_for_end
 
 log = Log("edge.supervisor")
 
-Spawn = Callable[[socket.socket], Awaitable[Process]]
+Spawn = Callable[[socket.socket], Awaitable[Running]]
 """Starts the process; the socket is its end of the control channel."""
 
 FIRST_DELAY = 0.05

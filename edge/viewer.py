@@ -7,7 +7,6 @@ its supervisor: streams wanted, states, reports.
 
 import asyncio
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -262,5 +261,6 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
     await process.run()
 
 
-if __name__ == "__main__":
-    sys.exit(child.run(main, fast=True))
+def born(text: str, fds: Sequence[int]) -> int:
+    """Be a viewer process that a supervisor has asked for; return the exit code."""
+    return child.run(main, text, fds, fast=True)

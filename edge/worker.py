@@ -9,7 +9,7 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -155,5 +155,6 @@ async def _report(intake: Intake, channel: Channel) -> None:
         channel.send({**report, "sessions": 0, "bytes": 0, "opened": 0, "refused": 0})
 
 
-if __name__ == "__main__":
-    raise SystemExit(child.run(main))
+def born(text: str, fds: Sequence[int]) -> int:
+    """Be a worker that a supervisor has asked for; return the exit code."""
+    return child.run(main, text, fds)

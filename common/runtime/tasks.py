@@ -19,7 +19,7 @@ log = Log("tasks")
 INTERRUPTED = 130
 """Exit code of a process that was told twice to stop."""
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -139,6 +139,11 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
     _libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def adopt_grandchildren() -> None:
+    """Become the parent of what our children start and leave, instead of process 1."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 class Running(Protocol):

@@ -17,6 +17,8 @@ from common.media.track import INDEX_TRACK
 from common.runtime import listen, loader, wake
 from common.runtime.control import Channel, pair
 from common.runtime.embedded import EmbeddedRegistry
+from common.runtime.nursery import Nursery
+from common.runtime.tasks import Running, ended
 from common.track.store import StreamReader
 from edge import child
 from edge.config import Config
@@ -29,7 +31,7 @@ LIMIT = 20.0
 
 @dataclass
 class Process:
-    process: asyncio.subprocess.Process
+    process: Running
     channel: Channel
     heard: list[dict[str, Any]] = field(default_factory=list)
 
@@ -43,9 +45,9 @@ class Process:
 
     async def end(self, number: signal.Signals) -> int:
         if self.process.returncode is None:
-            self.process.send_signal(number)
+            os.kill(self.process.pid, number)
         self.channel.close()
-        return await self.process.wait()
+        return await ended(self.process)
 
 
 class Rig:
@@ -54,6 +56,7 @@ class Rig:
         node = {"name": "edge", "pages": str(folder / "edge"), "registry": str(folder / "reg")}
         self.config = loader.build(Config, {"node": node})
         self.wakes = wakes
+        self.nursery = Nursery([child.WORKER])
         self.control = listen.bind("127.0.0.1:0")
         self.source = Source(folder / "origin", catalog(), size=4000)
         self.broadcast = Broadcast("127.0.0.1:0", "127.0.0.1:0")
@@ -62,7 +65,8 @@ class Rig:
 
     async def start(self) -> Process:
         ours, theirs = pair()
-        process = await child.worker(self.config, lambda: self.wakes, self.control)(theirs)
+        spawn = child.worker(self.nursery, self.config, lambda: self.wakes, self.control)
+        process = await spawn(theirs)
         theirs.close()
         started = Process(process, Channel(ours))
         await started.hear("ready")
@@ -90,6 +94,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await registry.acquire("live", "origin", made.broadcast.endpoints(), 1000)
     publishing = asyncio.create_task(made.publish())
     yield made
+    await made.nursery.close()
     publishing.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await publishing
@@ -131,7 +136,7 @@ async def test_a_killed_worker_is_replaced_with_the_window_kept_and_nothing_lost
     origin.close()
     second.channel.send({"t": "stop"})
     async with asyncio.timeout(LIMIT):
-        assert await second.process.wait() == 0
+        assert await ended(second.process) == 0
     second.channel.close()
 
 
@@ -143,4 +148,4 @@ async def test_a_worker_ends_with_its_supervisor_and_rings_until_then(rig: Rig) 
     rung.close()
     started.channel.close()
     async with asyncio.timeout(LIMIT):
-        assert await started.process.wait() == 0
+        assert await ended(started.process) == 0

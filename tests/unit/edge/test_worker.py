@@ -8,18 +8,13 @@ import pytest
 
 from common.bus.intake import Intake
 from common.bus.pages import Pages
-from common.errors import ConfigError
-from common.runtime import listen
 from common.runtime.config import StreamSettings
-from common.runtime.control import pair
 from common.runtime.machine import Machine
 from common.runtime.registry import Owner
 from common.runtime.units import Size
 from common.track.board import Board
 from common.track.limits import DEFAULT_STREAM_BYTES, Limits
 from common.track.store import StreamWriter
-from edge import child
-from edge.config import Config
 from tests.harness.bus import Source, catalog, found_by
 
 
@@ -170,30 +165,3 @@ def test_the_pages_of_a_stream_take_what_its_settings_allow(rig: Rig) -> None:
         writer = pages.open(stream, 1)
         assert writer._limits.bytes_per_stream == most
         writer.close()
-
-
-async def test_a_child_gets_what_bounds_a_stream_but_not_its_key(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[str] = []
-
-    async def spawn_child(argv: object, *, environment: dict[str, str], **_: object) -> None:
-        given.append(environment[child.VARIABLE])
-
-    monkeypatch.setattr(child, "spawn_child", spawn_child)
-    streams = {"live": StreamSettings(key="secret", bytes_max=Size(1_000_000))}
-    ours, theirs = pair()
-    with listen.bind("127.0.0.1:0") as control:
-        await child.worker(Config(streams=streams), list, control)(theirs)
-    ours.close()
-    theirs.close()
-    assert "secret" not in given[0]
-    found = child.inheritance({child.VARIABLE: given[0]}).config()
-    assert found.streams["live"].bytes_max == 1_000_000
-
-
-def test_a_child_without_a_supervisor_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match="HEADWATER_CHILD"):
-        child.inheritance({})
-    with pytest.raises(ConfigError):
-        child.inheritance({child.VARIABLE: "[]"})
