@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar, cast
 from common import __version__
 from common.errors import ConfigError, HeadwaterError, ListenError, NodeUnavailable
 from common.runtime import config, definitions, inherit, logs, restart
+from common.runtime.loader import as_toml
 from common.runtime.registries import open_registry
 from common.runtime.registry import DRAIN_TIMEOUT, Registry
 from common.runtime.tasks import INTERRUPTED, end_soon
@@ -92,12 +93,12 @@ def parser() -> argparse.ArgumentParser:
     settings.add_argument("action", choices=["show", "check", "explain", "diff", "schema"])
     words = "one role only (show, check), options to explain, or nodes to compare (diff)"
     settings.add_argument("names", nargs="*", metavar="WHAT", help=words)
-    _configurable(settings)
+    _configurable(settings, token=True)
     what = "have nodes of this machine take up changed settings, all or none"
     again = commands.add_parser("reload", help=what, description=what)
     again.add_argument("names", nargs="+", metavar="NODE", help="one after the other")
     again.add_argument("--dry-run", action="store_true", help="only say what would change")
-    _configurable(again)
+    _configurable(again, token=True)
     what = "show the public key of a node, or give it a new one"
     keys = commands.add_parser("keys", help=what, description=what)
     keys.add_argument("role", choices=list(ROLES), help="whose settings to read")
@@ -191,7 +192,10 @@ def _expected(error: Exception) -> HeadwaterError:
     return error
 
 
-def _configurable(command: argparse.ArgumentParser) -> None:
+def _configurable(command: argparse.ArgumentParser, token: bool = False) -> None:
+    if token:
+        what = "file with the token of the nodes, if it is not in the settings given"
+        command.add_argument("--token", type=Path, metavar="FILE", help=what)
     command.add_argument("-c", "--config", type=Path, metavar="FILE", help="TOML file")
     command.add_argument(
         "-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="section.key=value"
@@ -249,7 +253,7 @@ def _config(arguments: argparse.Namespace) -> int:
         running = {}
         if arguments.action == "explain":
             running = {role: config.dump(_load(_schema(role), arguments)) for role in ROLES}
-        return cli_config.main(arguments, machine.node, running)
+        return cli_config.main(arguments, machine.node, running, _tokens(arguments))
     for name in arguments.names:
         if name not in ROLES:
             raise ConfigError(name, f"no such role{config.suggestion(name, ROLES)}")
@@ -264,26 +268,6 @@ def _config(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def as_toml(tree: dict[str, Any], path: str = "") -> str:
-    """Return plain settings as TOML."""
-    lines = [f"{_key(k)} = {json.dumps(v)}" for k, v in tree.items() if not _unlike_value(v)]
-    if lines and path:
-        lines.insert(0, f"[{path}]")
-    parts = ["\n".join(lines) + "\n"] if lines else []
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            parts.append(as_toml(value, f"{path}.{_key(key)}".lstrip(".")))
-    return "\n".join(filter(None, parts))
-
-
-def _unlike_value(value: object) -> bool:
-    return value is None or isinstance(value, dict)  # TOML has no word for what is not set
-
-
-def _key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
-
-
 async def _ask(machine: Machine, question: Callable[[Registry], Awaitable[T]]) -> T:
     async with open_registry(machine.node) as registry:
         answer = await question(registry)
@@ -296,8 +280,20 @@ def _reload(arguments: argparse.Namespace) -> int:
     from common.runtime import cli_config
 
     machine: Machine = _load(Machine, arguments)
-    cli_config.reload_nodes(machine.node, arguments.names, arguments.dry_run, print)
+    cli_config.reload_nodes(
+        machine.node, arguments.names, arguments.dry_run, print, _tokens(arguments)
+    )
     return 0
+
+
+def _tokens(arguments: argparse.Namespace) -> list[str]:
+    """Return what nodes may ask for: the token given, or those of the settings."""
+    from common.runtime import cli_config
+
+    if arguments.token is not None:
+        return [cli_config.read_token(arguments.token)]
+    sections = [getattr(_load(_schema(role), arguments), role) for role in ROLES]
+    return [section.token for section in sections if section.token]
 
 
 def _restart(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,7 +88,7 @@ def _changes(option: Option, key: str) -> list[str]:
     return [f"{', '.join(roles)}: {text}" for text, roles in told.items()]
 
 
-def diff(node: NodeSettings, names: Sequence[str]) -> tuple[str, bool]:
+def diff(node: NodeSettings, names: Sequence[str], tokens: Sequence[str] = ()) -> tuple[str, bool]:
     """Return what a reload of nodes of this machine would change, and whether it is anything.
 
     Raises:
@@ -96,7 +97,7 @@ def diff(node: NodeSettings, names: Sequence[str]) -> tuple[str, bool]:
     """
     lines = []
     for name in names:
-        plan = ask(node, name, "/api/v1/config/plan")
+        plan = ask(node, name, "/api/v1/config/plan", tokens=tokens)
         lines += [f"{name}: {line}" for line in words(plan)]
     return "\n".join(lines), any(": nothing" not in line for line in lines)
 
@@ -115,7 +116,11 @@ def words(plan: Mapping[str, Any]) -> list[str]:
 
 
 def reload_nodes(
-    node: NodeSettings, names: Sequence[str], dry: bool, tell: Callable[[str], object]
+    node: NodeSettings,
+    names: Sequence[str],
+    dry: bool,
+    tell: Callable[[str], object],
+    tokens: Sequence[str] = (),
 ) -> None:
     """Have nodes of this machine take up their settings, one after the other.
 
@@ -124,11 +129,11 @@ def reload_nodes(
         ReloadFailed: If one refuses; those after it are left alone.
     """
     if dry:
-        tell(diff(node, names)[0])
+        tell(diff(node, names, tokens)[0])
         return
     for name in names:
         before = restarting.running(node, name)
-        done = ask(node, name, "/api/v1/reload", b"{}")
+        done = ask(node, name, "/api/v1/reload", b"{}", tokens)
         for line in words(done):
             tell(f"{name}: {line}")
         if done["how"] == "restart":
@@ -136,8 +141,32 @@ def reload_nodes(
             tell(f"{name}: it is back")
 
 
-def ask(node: NodeSettings, name: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+def read_token(path: Path) -> str:
+    """Return the token that is in a file.
+
+    Raises:
+        ConfigError: If it cannot be read, or is empty.
+    """
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("--token", f"cannot read {path}: {error}") from error
+    if not token:
+        raise ConfigError("--token", f"{path} is empty")
+    return token
+
+
+def ask(
+    node: NodeSettings,
+    name: str,
+    path: str,
+    body: bytes | None = None,
+    tokens: Sequence[str] = (),
+) -> dict[str, Any]:
     """Ask a node of this machine over its API.
+
+    A node that listens on no loopback address wants the token of its role, which is one of
+    ``tokens``.
 
     Raises:
         NodeUnavailable: If it does not run here or does not answer.
@@ -148,14 +177,22 @@ def ask(node: NodeSettings, name: str, path: str, body: bytes | None = None) -> 
     _, _, port = address.rpartition(":")
     wild = address.startswith(("0.0.0.0:", "[::]:")) or not address
     url = f"http://{f'127.0.0.1:{port}' if wild else address}{path}"
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            return cast(dict[str, Any], json.loads(answer.read(MAX_ANSWER)))
-    except urllib.error.HTTPError as error:
-        raise ReloadFailed(f"{name}: {_detail(error)}") from error
-    except (OSError, ValueError) as error:
-        raise NodeUnavailable(f"{name} does not answer at {url}: {error}") from error
+    said = ""
+    for token in tokens or ("",):
+        headers = {"Content-Type": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        request = urllib.request.Request(url, body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                return cast(dict[str, Any], json.loads(answer.read(MAX_ANSWER)))
+        except urllib.error.HTTPError as error:
+            said = _detail(error)
+            if error.code != HTTPStatus.FORBIDDEN:
+                break
+        except (OSError, ValueError) as error:
+            raise NodeUnavailable(f"{name} does not answer at {url}: {error}") from error
+    raise ReloadFailed(f"{name}: {said}")
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
@@ -166,7 +203,10 @@ def _detail(error: urllib.error.HTTPError) -> str:
 
 
 def main(
-    arguments: argparse.Namespace, node: NodeSettings, running: Mapping[str, Mapping[str, Any]]
+    arguments: argparse.Namespace,
+    node: NodeSettings,
+    running: Mapping[str, Mapping[str, Any]],
+    tokens: Sequence[str],
 ) -> int:
     """Do ``explain``, ``diff`` or ``schema``.
 
@@ -182,7 +222,7 @@ def main(
     if arguments.action == "explain":
         pairs = overrides(arguments.set)
         return _say("\n\n".join(explain(k, running, arguments.config, pairs) for k in words_given))
-    text, any_changes = diff(node, words_given)
+    text, any_changes = diff(node, words_given, tokens)
     _say(text)
     return 1 if any_changes else 0
 

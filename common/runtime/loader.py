@@ -6,6 +6,7 @@ reads the sections its schema has and ignores those of the others.
 """
 
 import difflib
+import json
 import re
 import tomllib
 import types
@@ -239,3 +240,23 @@ def _from_text(wanted: Any, text: str, path: str) -> Any:
     except msgspec.ValidationError as error:
         reason = str(error).partition(" - at `$")[0]
         raise ConfigError(path, f"{_plain(reason)} ({text!r})") from error
+
+
+def as_toml(tree: dict[str, Any], path: str = "") -> str:
+    """Return plain settings as TOML."""
+    lines = [f"{_key(k)} = {json.dumps(v)}" for k, v in tree.items() if not _unlike_value(v)]
+    if lines and path:
+        lines.insert(0, f"[{path}]")
+    parts = ["\n".join(lines) + "\n"] if lines else []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            parts.append(as_toml(value, f"{path}.{_key(key)}".lstrip(".")))
+    return "\n".join(filter(None, parts))
+
+
+def _unlike_value(value: object) -> bool:
+    return value is None or isinstance(value, dict)  # TOML has no word for what is not set
+
+
+def _key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)

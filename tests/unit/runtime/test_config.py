@@ -8,8 +8,8 @@ import pytest
 
 from common.errors import ConfigError
 from common.runtime import config
-from common.runtime.cli import as_toml
 from common.runtime.config import Duration, Settings, Size
+from common.runtime.loader import as_toml
 
 
 class Kitchen(Settings, frozen=True):

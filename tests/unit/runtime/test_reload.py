@@ -9,8 +9,10 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import typing
 from collections.abc import Iterator
+from http import server as http_server
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -19,7 +21,18 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from common.errors import ConfigError, NodeUnavailable
-from common.runtime import cli_config, config, http, loader, logs, metrics, reload, restart
+from common.runtime import (
+    cli,
+    cli_config,
+    config,
+    http,
+    loader,
+    logs,
+    metrics,
+    ready,
+    reload,
+    restart,
+)
 from common.runtime.config import Duration, NodeSettings, Size
 from common.runtime.definitions import Definitions
 from common.runtime.loader import ROLES
@@ -279,6 +292,51 @@ async def test_the_level_of_logs_is_taken_up_while_running(begun: None) -> None:
     finally:
         logs.configure()
         logging.getLogger().setLevel(level)
+
+
+class Guarded(http_server.BaseHTTPRequestHandler):
+    """A node that listens on a network, and so wants its token."""
+
+    def do_GET(self) -> None:
+        allowed = self.headers["Authorization"] == "Bearer sesame"
+        body = json.dumps({"changes": [], "consequence": ""} if allowed else {"detail": "no token"})
+        self.send_response(200 if allowed else 403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[NodeSettings]:
+    """Settings of a machine on which such a node runs, as ``n``."""
+    node = NodeSettings(name="n", run=str(tmp_path))
+    with http_server.HTTPServer(("127.0.0.1", 0), Guarded) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        ready.announce(node, {"admin": f"127.0.0.1:{server.server_port}"})
+        try:
+            yield node
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_token_is_sent_to_a_node_that_wants_it(guarded: NodeSettings, tmp_path: Path) -> None:
+    for tokens in ((), ("another",)):
+        with pytest.raises(cli_config.ReloadFailed, match="no token"):
+            cli_config.diff(guarded, ["n"], tokens)
+    assert cli_config.diff(guarded, ["n"], ("another", "sesame")) == ("n: nothing changes", False)
+    command = ["config", "diff", "n", "--set", f"node.run={tmp_path}"]
+    assert cli.main(command) == 1
+    assert cli.main([*command, "--set", "relay.token=sesame"]) == 0
+    assert cli.main([*command, "--token", str(tmp_path / "none")]) == 2
+    (tmp_path / "token").write_text("sesame\n")
+    assert cli.main([*command, "--token", str(tmp_path / "token")]) == 0
+    (tmp_path / "token").write_text("\n")
+    assert cli.main([*command, "--token", str(tmp_path / "token")]) == 2
 
 
 def test_a_process_that_runs_no_role_cannot_reload() -> None:
