@@ -23,7 +23,7 @@ from common.formats.flv import FlvDemuxer, Tag, TagType, parse_video
 from common.formats.flv_tags import TagKind
 from common.formats.rtmp import ClientConnection, Connected, Started
 from tests.harness.media import clip
-from tests.harness.nodes import Node, Site, site
+from tests.harness.nodes import Node, Site, site, start
 
 TAIL = 32
 FRAME = 0.040
@@ -121,8 +121,7 @@ def row(name: str, sent: Sent, seen: Seen, after: float) -> dict[str, float | st
 async def measure(made: Site, seconds: int, others: int) -> list[dict[str, float | str | int]]:
     origin = made.add("origin", "origin", stream={"reconnect": '"1s"'})
     edge = made.add("edge", "edge")
-    origin.start()
-    edge.start()
+    start(origin, edge)
     tags = FlvDemuxer().feed(clip(made.folder / "clip.flv", seconds).read_bytes())
     publisher = Publisher(made.ingest(origin), tags)
     flv: Seen = {}

@@ -19,7 +19,7 @@ from urllib.parse import urljoin
 
 from bench import machine
 from bench.generator import program
-from tests.harness.nodes import Node, Site, site
+from tests.harness.nodes import Node, Site, site, start
 
 FPS = 30
 PATIENCE = 20.0
@@ -109,7 +109,7 @@ def rig(
         for node in nodes:
             node.environment["HEADWATER_LOG__LEVEL"] = "warning"
             node.before = machine.BOUND
-            node.start()
+        start(*nodes)
         running = Rig(made, *nodes)
         machine.own_core(running.viewer)
         try:

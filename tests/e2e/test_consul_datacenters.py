@@ -18,7 +18,7 @@ from tests.harness import viewers
 from tests.harness.consul import Agent, Consul, consul, until
 from tests.harness.ledger import difference
 from tests.harness.media import clip, packets, push
-from tests.harness.nodes import Node, Site, site
+from tests.harness.nodes import Node, Site, site, start
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -92,8 +92,7 @@ def _place(made: Site, agent: Agent, name: str) -> Place:
         made.add(role, f"{name}-{role}", stream=stream, consul=where, datacenter=name)
         for role in ("origin", "edge", "balancer")
     ]
-    for node in nodes:
-        node.start()
+    start(*nodes)
     return Place(name, agent, *nodes)
 
 

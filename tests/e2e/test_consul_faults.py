@@ -19,7 +19,7 @@ from tests.harness import viewers
 from tests.harness.consul import Consul, consul, until
 from tests.harness.ledger import difference
 from tests.harness.media import FFMPEG, clip, packets, push
-from tests.harness.nodes import Node, Site, site
+from tests.harness.nodes import Node, Site, site, start
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
@@ -83,8 +83,7 @@ class Show:
         return self.site.add("edge", name, consul=self.consul)
 
     def start(self) -> None:
-        for node in (self.origin, *self.edges, self.balancer):
-            node.start()
+        start(self.origin, *self.edges, self.balancer)
 
     def owners(self) -> dict[str, int]:
         """Return the terms of the streams that Consul says are locked."""

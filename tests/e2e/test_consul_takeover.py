@@ -17,7 +17,7 @@ import pytest
 from tests.harness import viewers
 from tests.harness.consul import Consul, consul, until
 from tests.harness.media import Packet, clip, packets, push
-from tests.harness.nodes import Node, Site, site
+from tests.harness.nodes import Node, Site, site, start
 
 pytestmark = pytest.mark.e2e
 
@@ -84,8 +84,7 @@ async def pair(folder: Path) -> AsyncIterator[Pair]:
         ]
         edges = [made.add("edge", f"edge{n}", consul=where, seed=n) for n in (1, 2)]
         balancer = made.add("balancer", "balancer", consul=where)
-        for node in (*origins, *edges, balancer):
-            await asyncio.to_thread(node.start)
+        await asyncio.to_thread(start, *origins, *edges, balancer)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=90)) as http:
             running = Pair(peers, made, http, origins, edges, balancer)
             try:

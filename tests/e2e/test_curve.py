@@ -11,7 +11,7 @@ from tests.harness import viewers
 from tests.harness.cluster import command_line, descendants
 from tests.harness.ledger import difference
 from tests.harness.media import clip, packets, push
-from tests.harness.nodes import site
+from tests.harness.nodes import site, start
 
 pytestmark = pytest.mark.e2e
 
@@ -32,8 +32,7 @@ async def test_an_encrypted_cluster_delivers_all_frames_to_those_who_may_have_th
         other = made.add("edge", "other", WAIT, stream=rules, security="curve")
         balancer = made.add("balancer", "balancer", security="curve")
         nodes = [origin, edge, other, balancer]
-        for node in nodes:
-            node.start()
+        start(*nodes)
         assert all("curve" in node.endpoints for node in nodes)
         async with aiohttp.ClientSession() as http:
             watching = {

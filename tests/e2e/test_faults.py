@@ -20,7 +20,7 @@ from tests.harness import viewers
 from tests.harness.cutting import Forwarder
 from tests.harness.ledger import difference
 from tests.harness.media import clip, packets, push
-from tests.harness.nodes import Node, Site, site
+from tests.harness.nodes import Node, Site, site, start
 
 pytestmark = pytest.mark.e2e
 
@@ -132,8 +132,7 @@ async def test_an_origin_that_dies_comes_back_and_viewers_go_on(tmp_path: Path) 
     source = clip(tmp_path / "clip.flv", 40)
     with site(tmp_path) as made:
         origin, edge = made.add("origin", "origin"), made.add("edge", "edge")
-        origin.start()
-        edge.start()
+        start(origin, edge)
         publisher = push(source, made.ingest(origin))
         statuses: list[int] = []
         try:
@@ -143,13 +142,13 @@ async def test_an_origin_that_dies_comes_back_and_viewers_go_on(tmp_path: Path) 
                 playlist = await _follow(http, edge, 6, statuses)
                 origin.kill()
                 publisher.wait()
-                died = time.monotonic()
                 origin.start()
+                ready = time.monotonic()
                 publisher = push(source, made.ingest(origin))
                 while "#EXT-X-DISCONTINUITY\n" not in playlist:
-                    assert time.monotonic() - died < 15, playlist
+                    assert time.monotonic() - ready < 30, playlist
                     playlist = await _follow(http, edge, 0.2, statuses)
-                back = time.monotonic() - died
+                back = time.monotonic() - ready
                 await _follow(http, edge, 6, statuses)
                 sequence = re.findall(r"MEDIA-SEQUENCE:(\d+)", playlist)
         finally:
@@ -157,7 +156,8 @@ async def test_an_origin_that_dies_comes_back_and_viewers_go_on(tmp_path: Path) 
             publisher.wait()
     assert sequence
     assert set(statuses) == {200}, statuses
-    assert back < 8, f"viewers saw the new frames after {back:.1f} s"
+    print(f"viewers saw the new frames {back:.2f} s after the origin was there again")
+    assert back < 5, f"viewers saw the new frames after {back:.1f} s"
 
 
 @pytest.mark.alone
@@ -168,8 +168,7 @@ async def test_a_killed_process_of_an_edge_is_back_within_a_second(
     source = clip(tmp_path / "clip.flv", 30)
     with site(tmp_path) as made:
         origin, edge = made.add("origin", "origin"), made.add("edge", "edge")
-        origin.start()
-        edge.start()
+        start(origin, edge)
         publisher = push(source, made.ingest(origin))
         try:
             async with aiohttp.ClientSession() as http:
@@ -239,8 +238,8 @@ def test_metrics_of_every_node_pass_promtool(tmp_path: Path) -> None:
     assert promtool is not None
     with site(tmp_path) as made:
         nodes = [made.add(role, role) for role in ("origin", "edge", "balancer")]
+        start(*nodes)
         for node in nodes:
-            node.start()
             port = "admin" if node.role == "edge" else "http"
             base = f"http://{node.endpoints[port]}"
             for path in ("/healthz", "/readyz"):

@@ -10,7 +10,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 import pytest
 
-from tests.harness.nodes import Node, site
+from tests.harness.nodes import Node, site, start
 
 VIEWERS = 2000
 SECONDS = 24.0
@@ -106,13 +106,11 @@ async def come(crowd: Crowd, balancer: str, victim: Node) -> None:
 async def test_a_flash_crowd_is_spread_evenly_though_an_edge_dies(tmp_path: Path) -> None:
     with site(tmp_path) as nodes:
         source = '"videogen://?size=320x180@200k&fps=15"'
-        nodes.add("origin", "origin", stream={"source": source}).start()
+        origin = nodes.add("origin", "origin", stream={"source": source})
         settings = {"viewers": "1", "idle": '"120 s"', "sessions": str(CAPACITY)}
         edges = [nodes.add("edge", f"edge{n}", settings) for n in range(1, 5)]
-        for edge in edges:
-            edge.start()
         balancer = nodes.add("balancer", "balancer")
-        balancer.start()
+        start(origin, *edges, balancer)
         await warm(balancer.url, len(edges))
         crowd = Crowd()
         await come(crowd, balancer.url, edges[0])

@@ -13,10 +13,11 @@ pytestmark = pytest.mark.e2e
 
 SECONDS = 2
 PLANTED = """
-import sys
+import atheris
 from tests.fuzz import targets
 from tests.fuzz.__main__ import main
 
+@atheris.instrument_func
 def planted(data):
     if data[:2] == b"HW":
         raise IndexError(data)

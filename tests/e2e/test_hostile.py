@@ -21,7 +21,7 @@ from tests.harness.cluster import descendants
 from tests.harness.intruders import MEGABYTE, greeting, message, ready
 from tests.harness.ledger import difference, first_key, missing_at_start
 from tests.harness.media import Packet, clip, packets, push
-from tests.harness.nodes import Node, Site, site
+from tests.harness.nodes import Node, Site, site, start
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
@@ -101,8 +101,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     with site(tmp_path) as made:
         origin = made.add("origin", "origin")
         edge = made.add("edge", "edge", {"viewers": "1", "stall": f'"{STALL}s"'})
-        origin.start()
-        edge.start()
+        start(origin, edge)
         yield Scene(made, origin, edge)
 
 

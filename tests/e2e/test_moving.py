@@ -21,7 +21,7 @@ from tests.e2e.test_browser import node, play
 from tests.harness import hlsjs, pushed
 from tests.harness.cluster import alive, descendants
 from tests.harness.hlsjs import PLAIN, REDUNDANT, STEERED, Player
-from tests.harness.nodes import Node, Site, site
+from tests.harness.nodes import Node, Site, site, start
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
@@ -40,8 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with site(tmp_path_factory.mktemp("moving")) as found:
         nodes = [found.add("origin", "origin", stream=stream), found.add("balancer", "balancer")]
         nodes += [found.add("edge", f"edge{n}", {"viewers": "1"}) for n in (1, 2, 3)]
-        for one in nodes:
-            one.start()
+        start(*nodes)
         yield found
 
 

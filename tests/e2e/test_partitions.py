@@ -20,7 +20,7 @@ from tests.harness import viewers
 from tests.harness.ledger import difference
 from tests.harness.media import clip, packets, push
 from tests.harness.netns import Space, internet
-from tests.harness.nodes import Node, site
+from tests.harness.nodes import Node, site, start
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
@@ -166,7 +166,6 @@ async def test_datacenters_that_are_cut_off_miss_nothing_and_one_behind_a_bad_li
     with internet(5) as spaces, site(tmp_path) as made:
         home = spaces[0]
         origin = made.add("origin", "origin", stream={"reconnect": '"1s"'}, space=home)
-        origin.start()
         balancer = made.add("balancer", "balancer", space=home)
         found = [
             Far(name, space, made.add("edge", name, space=space), outages)
@@ -180,8 +179,7 @@ async def test_datacenters_that_are_cut_off_miss_nothing_and_one_behind_a_bad_li
         home.line(lossy.space, delay=ROUND_TRIP / 2, loss=0.02, rate=20e6)
         for space in (home, lossy.space):
             space.congestion("bbr")
-        for node in [balancer, *(far.edge for far in found)]:
-            node.start()
+        start(origin, balancer, *(far.edge for far in found))
         tasks = [asyncio.create_task(watch(far)) for far in found]
         await asyncio.sleep(1.5)
         began = time.monotonic()

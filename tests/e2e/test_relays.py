@@ -16,7 +16,7 @@ from common.runtime.registry import NodeEntry
 from tests.e2e.test_equal import objects, same, text
 from tests.harness.ledger import difference
 from tests.harness.media import clip, packets, push
-from tests.harness.nodes import Node, Site, site
+from tests.harness.nodes import Node, Site, site, start
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
@@ -56,8 +56,7 @@ def draw(made: Site) -> Map:
     single = made.add("edge", "single", kept, datacenter="far", seed=2)
     double = made.add("edge", "double", {"paths": "2", **kept}, datacenter="far", seed=3)
     late = made.add("edge", "late", datacenter="far", seed=4)
-    for node in (origin, hub, *leaves, direct, single, double):
-        node.start()
+    start(origin, hub, *leaves, direct, single, double)
     return Map(origin, hub, leaves, direct, single, double, late)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from common.runtime import cli, ready, reload
 from common.runtime.options import options
-from tests.harness.nodes import Node, Site, site
+from tests.harness.nodes import Node, Site, site, start
 from tests.unit.runtime.test_reload import changed
 
 pytestmark = pytest.mark.e2e
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Site]:
     with site(tmp_path) as made:
-        made.add("origin", "o1", stream={"source": '"videogen://"'}).start()
-        made.add("edge", "e1", {"viewers": "1"}).start()
+        origin = made.add("origin", "o1", stream={"source": '"videogen://"'})
+        start(origin, made.add("edge", "e1", {"viewers": "1"}))
         yield made
 
 

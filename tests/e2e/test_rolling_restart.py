@@ -22,7 +22,7 @@ from tests.e2e.test_moving import SLOWEST, STALL
 from tests.harness.cluster import descendants
 from tests.harness.load import Load, under
 from tests.harness.media import clip, push
-from tests.harness.nodes import Node, Site, site
+from tests.harness.nodes import Node, Site, site, start
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
@@ -45,8 +45,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Site]:
         for name in EDGES:
             made.add("edge", name, {"viewers": "1", "retire": '"10s"'})
         made.add("balancer", "balancer")
-        for node in made.nodes.values():
-            node.start()
+        start(*made.nodes.values())
         publisher = push(source, made.ingest(made.nodes["origin"]))
         try:
             async with aiohttp.ClientSession() as http:

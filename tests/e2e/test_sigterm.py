@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.test_moving import arriving, came, crowd, known, started
 from tests.harness import hlsjs, pushed
 from tests.harness.hlsjs import REDUNDANT, STEERED, Player
-from tests.harness.nodes import site
+from tests.harness.nodes import site, start
 
 pytestmark = pytest.mark.e2e
 
@@ -36,8 +36,7 @@ async def test_an_edge_that_is_stopped_moves_its_viewers_first(
         ]
         settings = {"viewers": "1", "drain": f'"{DRAIN:.0f}s"'}
         nodes += [made.add("edge", f"edge{n}", settings) for n in (1, 2, 3)]
-        for one in nodes:
-            one.start()
+        start(*nodes)
         first = made.nodes["edge1"]
         master = f"{first.url}/cmaf/live/index.m3u8"
         players = [Player(master, f"steered-{n}") for n in range(20)]

@@ -16,7 +16,7 @@ import pytest
 from tests.harness import viewers
 from tests.harness.media import Packet, clip, packets, push
 from tests.harness.netns import Space, internet
-from tests.harness.nodes import Node, Site, site
+from tests.harness.nodes import Node, Site, site, start
 
 SECONDS = int(os.environ.get("HEADWATER_SOAK", "600"))
 SEED = int(os.environ.get("HEADWATER_SOAK_SEED", "1"))
@@ -50,7 +50,7 @@ class Shape:
         for node in (origin, relay, *edges):
             where = "home" if node.space is home else "away"
             node.environment["HEADWATER_NODE__DATACENTER"] = where
-            node.start()
+        start(origin, relay, *edges)
         return cls(home, away, origin, relay, edges)
 
     async def harm(self) -> str:

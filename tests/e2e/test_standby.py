@@ -23,7 +23,7 @@ from tests.harness import viewers
 from tests.harness.ledger import difference
 from tests.harness.load import Load, under
 from tests.harness.media import clip, packets, push
-from tests.harness.nodes import Node, Site, site
+from tests.harness.nodes import Node, Site, site, start
 
 pytestmark = pytest.mark.e2e
 
@@ -116,8 +116,7 @@ async def pair(folder: Path, settings: dict[str, str] | None = None) -> AsyncIte
             made.add("origin", f"origin{n}", settings or {}, stream=stream) for n in range(2)
         ]
         edges = [made.add("edge", f"edge{n}", stream=stream, seed=n + 1) for n in range(2)]
-        for node in (*origins, *edges):
-            node.start()
+        start(*origins, *edges)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as http:
             running = Pair(made, http, origins, edges)
             try:

@@ -22,11 +22,17 @@ from common.runtime import ready
 from tests.harness import certificates, viewers
 from tests.harness.ledger import difference, first_key, missing_at_start
 from tests.harness.media import FFMPEG, Packet, clip, packets, push
-from tests.harness.nodes import Node, Site, site
+from tests.harness.nodes import Node, Site, site, start
 
 pytestmark = pytest.mark.e2e
 
-SOON = 20.0
+SOON = 60.0
+HANDSHAKE = 20.0
+"""Seconds after which a handshake and its answer have failed."""
+
+CLIENTS, PAUSE = 8, 0.1
+"""Who opens one connection after the other, and the seconds between two of one client."""
+
 IDLE = 200
 """Connections whose memory is measured."""
 
@@ -75,8 +81,7 @@ def secure(tmp_path: Path) -> Iterator[Secure]:
         tls = f'{{listen = "{address}", certificate = "{files[0]}", key = "{files[1]}"}}'
         settings = {"tls": tls, "viewers": "1", "public": f'"https://{address}"'}
         edge = made.add("edge", "edge", settings)
-        origin.start()
-        edge.start()
+        start(origin, edge)
         yield Secure(made, origin, edge, files, [first])
 
 
@@ -140,7 +145,7 @@ async def handshakes(secure: Secure, seen: Counter[bytes]) -> AsyncIterator[list
         while True:
             context = certificates.client(*secure.trusted)
             try:
-                async with asyncio.timeout(SOON):
+                async with asyncio.timeout(HANDSHAKE):
                     reader, writer = await asyncio.open_connection(host, port, ssl=context)
                     with contextlib.closing(writer):
                         tls = writer.get_extra_info("ssl_object")
@@ -149,10 +154,11 @@ async def handshakes(secure: Secure, seen: Counter[bytes]) -> AsyncIterator[list
                 if not answer.startswith(b"HTTP/1.1 200"):
                     failures.append(repr(answer[:80]))
                 seen[tls.getpeercert(True)] += 1
+                await asyncio.sleep(PAUSE)
             except (OSError, TimeoutError) as error:
                 failures.append(repr(error))
 
-    tasks = [asyncio.create_task(client()) for _ in range(8)]
+    tasks = [asyncio.create_task(client()) for _ in range(CLIENTS)]
     try:
         yield failures
     finally:

@@ -16,7 +16,10 @@ from common.runtime import ready
 from tests.harness.cluster import alive, descendants
 from tests.harness.netns import Space
 
-START_TIMEOUT = 20.0
+START_TIMEOUT = 60.0
+"""Seconds; so long a start takes only if it never ends, however busy the machine is."""
+
+STOP_TIMEOUT = 5.0
 
 
 @dataclass
@@ -49,6 +52,11 @@ class Node:
 
     def start(self) -> None:
         """Start the process and wait until it says that it is ready."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start the process; it is not waited for."""
         stale = ready.path_of(self.folder / "run", self.name)
         stale.unlink(missing_ok=True)
         config = f"{self.folder}/{self.name}.toml"
@@ -60,6 +68,10 @@ class Node:
                 stderr=log,
                 stdout=log,
             )
+
+    def wait(self) -> None:
+        """Wait until the process says that it is ready."""
+        assert self.process is not None
         deadline = time.monotonic() + START_TIMEOUT
         while (found := ready.read(self.folder / "run", self.name)) is None:
             assert self.process.poll() is None, self.log.read_text()[-3000:]
@@ -88,12 +100,20 @@ class Node:
         family = descendants(self.process.pid)
         self.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(5)
+            self.process.wait(STOP_TIMEOUT)
         for pid in [self.process.pid, *family]:
             if alive(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+
+def start(*nodes: Node) -> None:
+    """Start nodes side by side and wait until all are ready."""
+    for node in nodes:
+        node.launch()
+    for node in nodes:
+        node.wait()
 
 
 class Site:
