@@ -70,7 +70,7 @@ class World:
         for one in self.newcomers:
             one.phase = words
 
-    async def until_200(self, url: str, seconds: float = 20) -> None:
+    async def until_200(self, url: str, seconds: float = 60) -> None:
         async with asyncio.timeout(seconds):
             while True:
                 async with self.http.get(url) as response:

@@ -124,7 +124,7 @@ async def watched(
         async def finish() -> None:
             coming.cancel()
             publisher.send_signal(signal.SIGINT)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 for watched in await asyncio.gather(*watching):
                     _compare(source, bytes(watched.data))
                 _compare(source, _picture(await low_latency))
@@ -167,7 +167,7 @@ def _compare(source: Path, data: bytes) -> None:
 
 
 async def _until_200(http: aiohttp.ClientSession, url: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             async with http.get(url) as response:
                 if response.status == 200:

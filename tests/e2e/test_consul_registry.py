@@ -25,6 +25,7 @@ from common.runtime.consul_registry import ConsulRegistry, open_consul
 from common.runtime.consul_settings import ConsulSettings
 from common.runtime.registry import NodeEntry
 from tests.harness.consul import HTTPS, Agent, Consul, consul
+from tests.harness.victim import waited_for_cpu
 
 pytestmark = pytest.mark.e2e
 
@@ -55,13 +56,18 @@ async def registry(agent: Agent, folder: Path, **more: Any) -> AsyncIterator[Con
         yield made
 
 
-async def soon(question: Callable[[], Awaitable[T]], timeout: float = 20.0) -> T:
+async def soon(question: Callable[[], Awaitable[T]], timeout: float = 60.0) -> T:
     """Ask until the answer is true; return it."""
     deadline = time.monotonic() + timeout
     while not (found := await question()):
         assert time.monotonic() < deadline, "it did not come true"
         await asyncio.sleep(0.02)
     return found
+
+
+def ran() -> float:
+    """Return a time that stands still while other programs have the processors."""
+    return time.monotonic() - waited_for_cpu()
 
 
 def locks(agent: Agent, prefix: str) -> dict[str, int]:
@@ -235,11 +241,11 @@ async def test_an_empty_consul_fences_nobody_and_a_lost_one_lets_streams_begin(
             lost.kill_all()
 
             # Everything is answered as before, and at once.
-            began = time.monotonic()
+            began = ran()
             for other in (one, two, far):
                 assert await other.owner("live") == owner
                 assert [node.name for node in await other.nodes("origin")] == ["o1"]
-            assert time.monotonic() - began < 0.1
+            assert ran() - began < 0.1
             with pytest.raises(StreamBusy, match="o1"):
                 await two.acquire("live", "o2", AT)
             # A stream that nobody has can be taken, even twice.
@@ -260,7 +266,7 @@ async def test_an_empty_consul_fences_nobody_and_a_lost_one_lets_streams_begin(
                     return near == {"live": owner.term} and other == {"new": higher.term}
                 return False
 
-            await soon(settled, 40)
+            await soon(settled)
             for each in (one, two, far):
 
                 async def agreed(each: ConsulRegistry = each) -> bool:
@@ -279,9 +285,9 @@ async def test_an_agent_that_hangs_delays_nobody(both: Consul, tmp_path: Path) -
     async def ticker() -> None:
         nonlocal late
         while True:
-            began = time.monotonic()
+            began = ran()
             await asyncio.sleep(0.01)
-            late = max(late, time.monotonic() - began - 0.01)
+            late = max(late, ran() - began - 0.01)
 
     async with registry(both.client, tmp_path / "a", prefix="hangs") as made:
         owner = await made.acquire("live", "o1", AT)
@@ -289,18 +295,18 @@ async def test_an_agent_that_hangs_delays_nobody(both: Consul, tmp_path: Path) -
         ticking = asyncio.create_task(ticker())
         both.client.freeze()
         try:
-            began = time.monotonic()
+            began = ran()
             assert await made.owner("live") == owner
             assert await made.reserve_segments("live", 1) > 0
-            assert time.monotonic() - began < 0.1
-            began = time.monotonic()
+            assert ran() - began < 0.1
+            began = ran()
             other = await made.acquire("other", "o1", AT)
-            assert time.monotonic() - began < 3.5, "a new publisher waited for Consul"
+            assert ran() - began < 3.5, "a new publisher waited for Consul"
             # Once it is known that Consul hangs, nobody waits at all.
             await asyncio.sleep(2)
-            began = time.monotonic()
+            began = ran()
             third = await made.acquire("third", "o1", AT)
-            assert time.monotonic() - began < 0.1
+            assert ran() - began < 0.1
         finally:
             both.client.thaw()
             ticking.cancel()

@@ -63,7 +63,7 @@ class Pair:
         }
 
     async def until_200(self, url: str) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 async with self.http.get(url) as response:
                     if response.status == 200:

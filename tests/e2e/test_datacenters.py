@@ -50,7 +50,7 @@ def test_the_tutorial_of_two_datacenters_does_what_it_says(tmp_path: Path) -> No
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=20,
+                timeout=60,
             )
             assert done.returncode == 0, (line, done.stdout, done.stderr)
             answers[line] = done.stdout

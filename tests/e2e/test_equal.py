@@ -103,7 +103,7 @@ async def equal_heads(http: aiohttp.ClientSession, edges: list[Node]) -> list[st
 
     An edge that has just had two parts at once answers with the second one listed too.
     """
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             heads = await asyncio.gather(*(at_head(http, edge) for edge in edges))
             if len({re.findall(r'PART:[^\n]*URI="([^"]+)"', head)[-1] for head in heads}) == 1:
@@ -121,7 +121,7 @@ async def at_head(http: aiohttp.ClientSession, edge: Node) -> str:
 
 async def resumed(http: aiohttp.ClientSession, edge: Node) -> None:
     """Wait until an edge lists a discontinuity with a segment after it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             playlist = await text(http, f"{edge.url}/cmaf/live/1.m3u8")
             _, found, rest = playlist.partition("#EXT-X-DISCONTINUITY\n")

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 import pytest
 
+from tests.harness.caller import Caller
 from tests.harness.nodes import Node, site, start
 
 VIEWERS = 2000
@@ -23,6 +25,7 @@ DIES = 10.0
 CAPACITY = 1000
 PATH = "/cmaf/live/index.m3u8"
 TRIES = 3
+TIMEOUT = 20.0
 
 
 @dataclass
@@ -39,34 +42,38 @@ class Crowd:
     refused: int = 0
 
 
-async def view(http: aiohttp.ClientSession, balancer: str, number: int, crowd: Crowd) -> None:
+async def view(caller: Caller, balancer: str, number: int, crowd: Crowd) -> None:
     """Ask the balancer, go where it says and fetch the playlist there; say so if that fails."""
     without: list[str] = []
     for _ in range(TRIES):
         query = f"?not={','.join(without)}" if without else ""
-        async with http.get(f"{balancer}{PATH}{query}", allow_redirects=False) as answer:
-            if answer.status != 307:
-                crowd.refused += 1
-                await asyncio.sleep(float(answer.headers["Retry-After"]) / 10)
-                continue
-            location = answer.headers["Location"]
-            node = answer.headers["X-Headwater-Node"]
+        async with asyncio.timeout(TIMEOUT):
+            status, _ = await caller.get(f"{balancer}{PATH}{query}")
+        if status != 307:
+            crowd.refused += 1
+            await asyncio.sleep(float(said(caller, "Retry-After")) / 10)
+            continue
+        location, node = said(caller, "Location"), said(caller, "X-Headwater-Node")
         crowd.redirects += 1
-        # A session of an edge is known by the user agent: each viewer has its own.
-        headers = {"User-Agent": f"viewer {number}"}
         try:
-            async with http.get(location, headers=headers) as answer:
-                text = await answer.text()
-            media = urljoin(location, first_variant(text))
-            async with http.get(media, headers=headers) as answer:
-                assert answer.status == 200
-                await answer.read()
-        except (aiohttp.ClientError, TimeoutError):
+            async with asyncio.timeout(TIMEOUT):
+                status, body = await caller.get(location)
+                media = urljoin(location, first_variant(body.decode()))
+                status, _ = await caller.get(media)
+        except (OSError, EOFError, TimeoutError):
             crowd.failed += 1
             without.append(node)
             continue
+        assert status == 200
         crowd.at[number] = urlsplit(location).netloc
         return
+
+
+def said(caller: Caller, name: str) -> str:
+    """Return a field of the last answer."""
+    found = re.search(rf"^{name}: *(.*?)\r?$", caller.head.decode(), re.I | re.M)
+    assert found is not None, caller.head
+    return found[1]
 
 
 def first_variant(playlist: str) -> str:
@@ -76,29 +83,28 @@ def first_variant(playlist: str) -> str:
 
 async def come(crowd: Crowd, balancer: str, victim: Node) -> None:
     """Let all viewers come, and those of the dead edge once more."""
-    connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=20)
     draw = random.Random(7)
     times = sorted(draw.betavariate(2, 3) * SECONDS for _ in range(VIEWERS))
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
-        began = time.monotonic()
+    began = time.monotonic()
 
-        async def one(number: int, after: float) -> None:
-            await asyncio.sleep(began + after - time.monotonic())
-            await view(http, balancer, number, crowd)
+    async def one(number: int, after: float) -> None:
+        await asyncio.sleep(began + after - time.monotonic())
+        # A session of an edge is known by the user agent: each viewer has its own.
+        with Caller(f"viewer {number}") as caller:
+            await view(caller, balancer, number, crowd)
 
-        async with asyncio.TaskGroup() as group:
-            for number, after in enumerate(times):
-                group.create_task(one(number, after))
-            await asyncio.sleep(DIES)
-            dead = victim.endpoints["http"]
-            victim.kill()
-        left = [number for number, where in crowd.at.items() if where == dead]
-        assert left, "nobody was on the edge that died"
-        async with asyncio.TaskGroup() as group:
-            for number in left:
-                del crowd.at[number]
-                group.create_task(one(number, time.monotonic() - began + 2 * draw.random()))
+    async with asyncio.TaskGroup() as group:
+        for number, after in enumerate(times):
+            group.create_task(one(number, after))
+        await asyncio.sleep(DIES)
+        dead = victim.endpoints["http"]
+        victim.kill()
+    left = [number for number, where in crowd.at.items() if where == dead]
+    assert left, "nobody was on the edge that died"
+    async with asyncio.TaskGroup() as group:
+        for number in left:
+            del crowd.at[number]
+            group.create_task(one(number, time.monotonic() - began + 2 * draw.random()))
 
 
 @pytest.mark.e2e
@@ -125,7 +131,7 @@ async def test_a_flash_crowd_is_spread_evenly_though_an_edge_dies(tmp_path: Path
 
 async def warm(balancer: str, edges: int) -> None:
     """Wait until the balancer hears all edges and the stream can be had through it."""
-    async with aiohttp.ClientSession() as http, asyncio.timeout(30):
+    async with aiohttp.ClientSession() as http, asyncio.timeout(60):
         while True:
             async with http.get(f"{balancer}/api/v1/nodes") as response:
                 known = await response.json()

@@ -33,7 +33,7 @@ STALL = 0.05
 """Seconds that they may make it wait."""
 
 SECONDS = 3.0
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @dataclass

@@ -31,7 +31,7 @@ COMMANDS = {
 VIEWS = sorted(COMMANDS)
 COMMANDS["haproxy-tcp.cfg"] = COMMANDS["haproxy.cfg"]
 NOTHING: dict[str, str] = {}
-START = 20.0
+START = 60.0
 VIEWER = "127.0.0.5"
 FLOWING = 1.0
 """Seconds after which bytes still come that were not there when a viewer came."""
@@ -203,7 +203,7 @@ async def websocket(session: aiohttp.ClientSession, front: str, seen: Seen) -> N
     async with session.ws_connect(f"{front}/test.mp4?autoplay=1") as viewer:
         got = 0
         while got < 20_000:
-            message = await viewer.receive(10)
+            message = await viewer.receive(30)
             assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT)
             got += len(message.data) if message.type is aiohttp.WSMsgType.BINARY else 0
         seen("websocket")

@@ -30,7 +30,7 @@ def cluster(tmp_path: Path) -> Iterator[Site]:
 
 
 def wait_until(check: Callable[[], bool], node: Node) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not check():
         assert time.monotonic() < deadline, node.log.read_text()[-3000:]
         time.sleep(0.02)

@@ -53,7 +53,7 @@ class Pair:
     async def owner(self) -> Owner | None:
         return await EmbeddedRegistry(self.made.folder / "registry").owner("live")
 
-    async def until_owned_by(self, node: Node, seconds: float = 10) -> float:
+    async def until_owned_by(self, node: Node, seconds: float = 30) -> float:
         """Wait until a node owns the stream; return how long that took."""
         began = time.monotonic()
         async with asyncio.timeout(seconds):
@@ -66,7 +66,7 @@ class Pair:
 
     async def until_aligned(self, node: Node) -> None:
         """Wait until a node follows frame by frame."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             while True:
                 if await self.metric(node, "headwater_stream_following") == 2:
                     break
@@ -74,7 +74,7 @@ class Pair:
 
     async def until_followed(self, node: Node) -> None:
         """Wait until a node knows that another one would go on with its stream."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             while True:
                 async with self.http.get(f"{node.url}/api/v1/streams/live") as response:
                     if (await response.json()).get("followed"):

@@ -27,6 +27,11 @@ class Line(asyncio.Protocol):
         self._begin(whole=False)
 
     @property
+    def head(self) -> bytes:
+        """The status line and the fields of the last answer."""
+        return self._head
+
+    @property
     def begun(self) -> bool:
         """Whether anything of the answer has come."""
         return bool(self._head) or self._left is not None
@@ -98,6 +103,9 @@ class Caller:
         self.again = 0
         """Requests that were sent a second time."""
 
+        self.head = b""
+        """The status line and the fields of the last answer."""
+
         last = "" if keep else "Connection: close\r\n"
         self._rest = f"User-Agent: {agent}\r\n{last}\r\n"
         self._lines: dict[str, Line] = {}
@@ -125,6 +133,7 @@ class Caller:
         except BaseException:
             line.close()
             raise
+        self.head = line.head
         if line.open:
             self._lines[parts.netloc] = line
         return answer

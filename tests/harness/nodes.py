@@ -82,8 +82,8 @@ class Node:
     def child(self, module: str) -> int:
         """Return the pid of the child process that runs ``module``."""
         for pid in descendants(self.pid):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if module.encode() in command.split(b"\0") and alive(pid):
+            _, _, *what = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if what[:1] == [module.encode()] and alive(pid):  # python -m MODULE
                 return pid
         raise LookupError(f"{self.name} has no {module}")
 
