@@ -148,6 +148,12 @@ def test_every_folder_of_tests_is_a_package() -> None:
     assert {name(folder) for folder in folders if not (folder / "__init__.py").exists()} == set()
 
 
+def test_tests_of_real_processes_are_where_make_e2e_looks() -> None:
+    found = {name(path) for path in files("tests") if "mark.e2e" in path.read_text()}
+    found.discard(name(Path(__file__)))
+    assert not [one for one in found if not one.startswith(("tests/e2e/", "tests/integration/"))]
+
+
 def test_every_module_says_what_it_is_for() -> None:
     silent = [name(p) for p in files(*PACKAGES, "bench") if not ast.get_docstring(tree(p))]
     assert silent == []

@@ -20,6 +20,14 @@ def tools() -> None:
     assert not missing, f"missing: {', '.join(missing)}; install them with `make peers`"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have what is shared started by one of two processes that run tests, not by both."""
+    for item in items:
+        shared = {"cluster", "both"} & set(getattr(item, "fixturenames", ()))
+        for name in shared:
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two edges that nothing bad happens to; publishers that left are gone after two seconds.

@@ -241,7 +241,7 @@ async def _outage(show: Show, newcomers: Newcomers, seconds: float) -> Node:
 async def test_whatever_happens_to_consul_nobody_sees_it(
     tmp_path: Path, seconds: float, timers: Mapping[str, str]
 ) -> None:
-    source = clip(tmp_path / "clip.flv", int(seconds) + 75, size="320x180")
+    source = clip(tmp_path / "clip.flv", int(seconds) + 120, size="320x180")
     with consul(tmp_path) as peers, site(tmp_path) as made:
         peers.usual(second=False)
         peers.start()
