@@ -219,6 +219,27 @@ def http2(port: int, authority: Path) -> str | None:
         return secure.selected_alpn_protocol()
 
 
+async def test_viewers_are_told_of_the_folder_that_nginx_has_the_edge_in(
+    cluster: Cluster, certificate: Path, tmp_path: Path
+) -> None:
+    changes = {
+        "location / {": "location /video/ {",
+        "proxy_pass http://headwater;": "proxy_pass http://headwater/;",
+        "$scheme://$http_host/;": "$scheme://$http_host/video/;",
+    }
+    proxy = Proxy("nginx.conf", tmp_path, certificate, cluster.edges[0], changes)
+    front = f"{proxy.url}/video"
+    try:
+        await proxy.ready()
+        async with viewer(certificates.client(certificate / "fullchain.pem"), "folder") as session:
+            await described(session, front)
+            seen = Seen(cluster.admins[0], "folder")
+            await low_latency(session, front, cluster.edges[0], seen)
+            await websocket(session, front, seen)
+    finally:
+        proxy.stop()
+
+
 async def test_a_balancer_redirects_through_nginx(
     cluster: Cluster, certificate: Path, tmp_path: Path
 ) -> None:
