@@ -1,5 +1,6 @@
 #!/bin/bash
-# Check that the programs the end-to-end tests run are there, and install what is missing.
+# Check that the programs the end-to-end tests run are there, and install what is missing;
+# with the word `long` also those that only the long ones run.
 # Apt is used only as root or where `sudo -n` works; else the command to type is printed.
 set -euo pipefail
 
@@ -10,6 +11,9 @@ declare -A package=(
   [ip]=iproute2 [nsenter]=util-linux [gcc]=gcc [openssl]=openssl [systemd-analyze]=systemd
   [apache2]=apache2 [lighttpd]=lighttpd [haproxy]=haproxy [prometheus]=prometheus
 )
+if [ "${1:-}" = long ]; then
+  package+=([systemd-nspawn]=systemd-container [mmdebstrap]=mmdebstrap [ssh]=openssh-client)
+fi
 # One element for each set of GStreamer plug-ins.
 declare -A element=(
   [videotestsrc]=gstreamer1.0-plugins-base [flvmux]=gstreamer1.0-plugins-good
@@ -54,8 +58,9 @@ elif sudo -n true 2>/dev/null; then
   root=(sudo -n)
 else
   # Not `sudo apt-get install`: that would also start nginx and Prometheus on this machine.
-  self=$(printf '%q' "$(realpath "$0")")
-  if command -v sudo >/dev/null; then as_root="sudo $self"; else as_root="su -c $self"; fi
+  self="$(printf '%q' "$(realpath "$0")")${1:+ $1}"
+  as_root="su -c $(printf '%q' "$self")"
+  if command -v sudo >/dev/null; then as_root="sudo $self"; fi
   printf '%s\n' "programs for the end-to-end tests are missing: ${needed[*]}" \
     "Debian has them; install them, without starting their services, with:" "  $as_root" >&2
   exit 1

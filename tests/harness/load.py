@@ -16,6 +16,9 @@ TIMEOUT = 15.0
 """Seconds after which a request has failed."""
 
 TRACK = 1
+MAX_REDIRECTS = 4
+_LOCATION = re.compile(rb"\r\nlocation: *(\S+)", re.I)
+WHOLE = ("playlist", "reload")
 
 
 @dataclass
@@ -26,6 +29,9 @@ class Load:
     balancer: str = ""
     rate: float = 1000.0
     """Requests a second."""
+
+    follow: bool = False
+    """Whether redirects by edges are followed, as players do: those that drain send them."""
 
     clients: int = 40
     seed: int = 1
@@ -53,14 +59,14 @@ class Load:
             while True:
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
                 due = max(due + pause, time.monotonic() - 1)
-                playlist = await self.get(caller, "playlist", f"{edge}/cmaf/live/{TRACK}.m3u8")
-                for kind, url in _next(f"{edge}/cmaf/live/", playlist, chance):
+                media = f"{edge}/cmaf/live/{TRACK}.m3u8"
+                for kind, url in _next(*await self.find(caller, "playlist", media), chance):
                     due += pause
-                    await self.get(caller, kind, url)
+                    await self.find(caller, kind, url)
                 if self.balancer:
                     due += pause
                     url = f"{self.balancer}/cmaf/live/index.m3u8"
-                    await self.get(caller, "redirect", url, 307)
+                    await self.get(caller, "redirect", url, (307,))
 
     async def parked(self, number: int) -> None:
         """Follow the playlist by blocking reloads, as an LL-HLS player does."""
@@ -69,16 +75,27 @@ class Load:
         with Caller(f"parked-{number}") as caller:
             query = ""
             while True:
-                text = await self.get(caller, "reload" if query else "playlist", base + query)
-                query = _reload(text)
+                kind = "reload" if query else "playlist"
+                query = _reload((await self.find(caller, kind, base + query))[1])
 
-    async def get(self, caller: Caller, kind: str, url: str, want: int = 200) -> str:
+    async def find(self, caller: Caller, kind: str, url: str) -> tuple[str, str]:
+        """Ask for something of an edge; return where it was found, and its text."""
+        for _ in range(MAX_REDIRECTS if self.follow else 0):
+            text = await self.get(caller, kind, url, (200, 307))
+            location = _LOCATION.search(caller.head)
+            if location is None:
+                return url, text
+            url = urljoin(url, location[1].decode())
+        return url, await self.get(caller, kind, url)
+
+    async def get(self, caller: Caller, kind: str, url: str, want: Sequence[int] = (200,)) -> str:
         """Ask for something and note how that went; return its text."""
+        caller.head = b""
         began = time.monotonic()
         self.asked[kind] += 1
         try:
             async with asyncio.timeout(TIMEOUT):
-                status, body = await caller.get(url, whole=kind in ("playlist", "reload"))
+                status, body = await caller.get(url, whole=kind in WHOLE)
         except (OSError, EOFError, TimeoutError) as error:
             since = time.monotonic() - self.began
             self.failures.append(f"{kind} after {since:.2f} s: {error!r} {url}")
@@ -86,7 +103,7 @@ class Load:
         finally:
             self.again += caller.again
             caller.again = 0
-        if status != want:
+        if status not in want:
             since = time.monotonic() - self.began
             self.failures.append(f"{kind} after {since:.2f} s: {status} {url} {body[:200]!r}")
         took = time.monotonic() - began

@@ -125,7 +125,7 @@ class Space:
     def socket(self, about: Any) -> socket.socket:
         """Return a socket of this network; ``about`` is what ``getaddrinfo`` says."""
         family, kind, protocol, *_ = about
-        with self._inside():
+        with self.inside():
             made = socket.socket(family, kind, protocol)
         made.setblocking(False)
         return made
@@ -136,7 +136,8 @@ class Space:
         return aiohttp.ClientSession(connector=connector, **options)
 
     @contextlib.contextmanager
-    def _inside(self) -> Iterator[None]:
+    def inside(self) -> Iterator[None]:
+        """Have what this thread opens or starts be in here."""
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             wan.enter(self._fd)
