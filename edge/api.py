@@ -84,6 +84,7 @@ class Api:
                 "uptime_seconds": round(time.time() - self.began, 3),
                 "ready": self.missing() is None,
                 "draining": self.drain.active,
+                "overload": self.supervisor.overload.stage.name.lower(),
                 "endpoints": self.endpoints,
                 "capacity": self.capacity,
                 "sessions": self.supervisor.viewing,

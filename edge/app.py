@@ -12,10 +12,11 @@ from pathlib import Path
 
 from aiohttp import web
 
-from common.bus.gossip import Gossiper, Load, memory_used
+from common.bus.gossip import Gossiper, Load
 from common.runtime import http, listen, reach, ready, restart, wake
 from common.runtime.curve import guarded
 from common.runtime.logs import Log
+from common.runtime.memory import memory_used, private_bytes
 from common.runtime.nursery import Nursery
 from common.runtime.registries import node_entry, open_registry
 from common.runtime.registry import Registry
@@ -139,7 +140,7 @@ async def _serve(
     watch = Watch(registry, config.node.name, config.edge.balancer)
 
     def load() -> Load:
-        return supervisor.load(memory_used(), drain.active)
+        return supervisor.load(_memory(supervisor, config), drain.active)
 
     drain.said = lambda: gossiper.send(load())
     api.registered = supervisor.covered
@@ -239,7 +240,18 @@ def _supervisor(
     worker = Child("worker", "worker", child.worker(nursery, config, rung, control, waits))
     supervisor = Supervisor(worker, viewers)
     supervisor.most = (config.edge.bandwidth, float(config.edge.sessions))
+    supervisor.memory = lambda: _memory(supervisor, config)
     return supervisor
+
+
+def _memory(supervisor: Supervisor, config: Config) -> float:
+    """Return which share of the memory is in use: of the machine, or of what the edge may take."""
+    used = memory_used()
+    if most := config.edge.memory_max:
+        pids = (os.getpid(), *(child.pid for child in supervisor.children))
+        own = sum(map(private_bytes, pids)) + supervisor.worker.report.pages
+        used = max(used, own / most)
+    return used
 
 
 def _dealt(listeners: list[socket.socket], count: int) -> list[list[socket.socket]]:

@@ -39,6 +39,9 @@ class Report:
     refused: int = 0
     cpu: float = 0.0
     bits_per_second: float = 0.0
+    pages: int = 0
+    """Bytes of pages that it holds."""
+
     streams: dict[str, tuple[int, float]] = field(default_factory=dict)
     """Viewers and bits a second of each stream."""
 

@@ -93,6 +93,12 @@ class EdgeSettings(Settings, frozen=True):
     """Bytes of finished parts and segments that a viewer process keeps in memory. Beyond them those
     used longest ago go, and are made again if somebody asks."""
 
+    memory_max: Size = Size(0)
+    """Bytes that this edge may take: the memory of its processes, and its pages. As they fill up,
+    newcomers are refused (85 %), streams lose their oldest pages (92 %), and the viewers for whom
+    most waits are cut (97 %). 0: what the machine has, or the control group of the edge, which
+    count in any case."""
+
     bandwidth: float = 1e9
     """Bits a second that this edge can send; the balancer counts with it. From 95 % on, new viewers
     are sent to other edges."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from common.errors import HeadwaterError, StreamNotFound, TrackUnsupported
 from common.media.codec import Kind
+from common.runtime import metrics
 from common.runtime.logs import Limited, Log
 from edge.feed import Chunk, Feed, Format
 from edge.flow import Flow, Rate
@@ -129,6 +130,7 @@ class Hub:
             self.interval = BUSY_INTERVAL
         elif load < CALM:
             self.interval = 0.0
+        metrics.OVERLOAD.labels(reason="flush").set(self.interval > 0)
         now = self._loop.time()
         for fan in (*self._fans.values(), *self._ending):
             fan.cut_stalled(now)
@@ -140,6 +142,15 @@ class Hub:
     def members(self) -> list[Viewer]:
         """Return the viewers of all feeds."""
         return [viewer for fan in self._fans.values() for viewer in fan.viewers]
+
+    def cut(self, transport: asyncio.BaseTransport, reason: str) -> bool:
+        """End the viewer on a connection at once; return whether there is one."""
+        for fan in (*self._fans.values(), *self._ending):
+            for viewer in tuple(fan.viewers):
+                if viewer.transport is transport:
+                    fan.cut(viewer, reason)
+                    return True
+        return False
 
     def end_at_keyframe(self) -> None:
         """End every viewer where its next GOP would begin; those that get nothing now, at once."""
@@ -254,13 +265,18 @@ class Fan:
             self._timer.cancel()
             self._timer = None
 
+    def cut(self, viewer: Viewer, reason: str) -> None:
+        """End a viewer at once, whatever waits for it."""
+        viewer.transport.abort()
+        viewer.finish(reason)
+        self.discard(viewer)
+        metrics.VIEWERS_CUT.labels(protocol=self.feed.form.protocol, reason=reason).inc()
+
     def cut_stalled(self, now: float) -> None:
         for viewer in tuple(self.viewers):
             waiting = viewer.transport.get_write_buffer_size()
             if viewer.flow.stalled(now, waiting) > self._hub.stall:
-                viewer.transport.abort()
-                viewer.finish("stalled")
-                self.discard(viewer)
+                self.cut(viewer, "stalled")
             elif self.ended and not waiting:
                 viewer.finish("ended")
                 self.discard(viewer)

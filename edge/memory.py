@@ -7,6 +7,8 @@ through once and then set aside (``gc.freeze``); what was set aside is looked th
 a long while, when the process has little to do.
 """
 
+import contextlib
+import ctypes
 import gc
 import time
 from collections.abc import Callable
@@ -29,6 +31,12 @@ OVERDUE = 6 * LONG
 
 GEN2_NEVER = 1_000_000
 """Collections of the middle generation before the interpreter looks at the oldest by itself."""
+
+
+def trim() -> None:
+    """Give memory that was freed back to the machine, where the C library can."""
+    with contextlib.suppress(AttributeError):  # another library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Collector:

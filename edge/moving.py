@@ -64,6 +64,9 @@ class Mover:
         self.crowded = False
         """Whether the edge is full, all its processes together."""
 
+        self.refusing = False
+        """Whether it must take nobody new, wherever else there is room: it runs out of memory."""
+
         self._sessions = sessions
         self._hub = hub
         self._idle = sessions.idle
@@ -118,11 +121,12 @@ class Mover:
             HTTPTemporaryRedirect: To where the viewer is to go.
             NodeUnavailable: If there is nowhere to go.
         """
-        if not self.draining and not self._sessions.full and not self._passes_on(request):
+        full = self._sessions.full or self.refusing
+        if not self.draining and not full and not self._passes_on(request):
             return
         here = request.path.startswith(VISITED) and self._sessions.known(stream, request)
         if not self.draining:
-            if not here and (self.around.balancer or self.around.peers):
+            if not here and (self.refusing or self.around.balancer or self.around.peers):
                 raise self._away(request)
         elif not here or request.path.endswith("/index.m3u8"):
             raise self._away(request)
@@ -188,14 +192,16 @@ class Mover:
 
     def _away(self, request: web.Request) -> Exception:
         """Return where somebody new is to go: the balancer knows best."""
-        metrics.REQUESTS_REDIRECTED.labels(reason="drain" if self.draining else "full").inc()
+        reason = "drain" if self.draining else "overload" if self.refusing else "full"
         hops = [name for name in request.query.get("not", "").split(",", MAX_HOPS) if name]
         without = [*hops, self.around.node]
         if len(hops) < MAX_HOPS:
             asked = request.rel_url.update_query({"not": ",".join(without)})
             sibling = self.around.sibling(_key(request), without)
             if base := self.around.balancer or (sibling.url if sibling else ""):
+                metrics.REQUESTS_REDIRECTED.labels(reason=reason).inc()
                 return _redirect(f"{base}{asked}")
+        metrics.REQUESTS_REFUSED.labels(reason=reason).inc()
         return NodeUnavailable("this edge takes no viewers now, and knows no other that would")
 
     def _aside(self, request: web.Request) -> Exception:

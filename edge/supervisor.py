@@ -19,6 +19,9 @@ us to a viewer     ``crowded``: whether this edge is full, all its processes tog
 us to a viewer     ``retire`` (``timeout``): a successor accepts; leave when nobody is left
 worker to us       ``waiting``: it can begin; ``released``: it writes no more
 us to the worker   ``go``: its predecessor has let go of the pages
+us to the worker   ``history`` (``share``: part of the streams' windows that may be kept)
+us to a viewer     ``overload`` (``refuse``: whether to take nobody new)
+us to a viewer     ``cut``: let go of those for whom most waits
 =================  ==========================================================================
 
 A child that dies, or says nothing for ``STUCK`` seconds, is started again with the same sockets and
@@ -40,6 +43,7 @@ from common.runtime.logs import Log
 from common.runtime.merge import Merger
 from common.wire.gossip import fullness
 from edge.children import Child, Report
+from edge.overload import Overload
 
 log = Log("edge.supervisor")
 
@@ -84,6 +88,10 @@ class Supervisor:
         self.around: Callable[[], dict[str, Any]] | None = None
         """Makes the message that tells a viewer process of its surroundings."""
 
+        self.memory: Callable[[], float] = lambda: 0.0
+        """Tells which share of the memory is in use."""
+
+        self.overload = Overload(lambda: self.memory(), lambda: self.worker, self.viewers)
         self._reported = asyncio.Event()
         self.most = (math.inf, math.inf)
         """What the edge can carry: bits a second, and sessions."""
@@ -106,6 +114,7 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             for child in dict.fromkeys([*self.own, *self.children]):
                 group.create_task(child.run(self.heard, self.ended), name=child.name)
+            group.create_task(self.overload.run(), name="overload")
             while True:
                 await asyncio.sleep(1.0)
                 self.look_for_hung()
@@ -142,6 +151,7 @@ class Supervisor:
                     self._tell_wanted()
                 elif self.around is not None:
                     child.send(self.around())
+                self.overload.tell(child)
                 if self.crowded and child is not self.worker:
                     child.send({"t": "crowded", "crowded": True})
             case {"t": "want", "streams": [*streams]}:
@@ -288,6 +298,7 @@ class Supervisor:
             opened=int(message.get("opened", 0)),
             refused=int(message.get("refused", 0)),
             cpu=float(message.get("cpu", 0.0)),
+            pages=int(message.get("pages", 0)),
             bits_per_second=rate,
             streams={
                 str(stream): (int(watching), int(carried) * 8 / took if last.at and took > 0 else 0)

@@ -28,10 +28,11 @@ from edge import child, http
 from edge.around import Around
 from edge.config import Config
 from edge.hub import Hub
-from edge.memory import Collector
+from edge.memory import Collector, trim
 from edge.mirrors import Mirrors
 from edge.moving import KEYFRAME, Mover
 from edge.output import ViewerContext, configured
+from edge.overload import slowest
 from edge.sessions import Sessions
 
 log = Log("edge.viewer")
@@ -129,6 +130,10 @@ class ViewerProcess:
                     self._begin_retirement(float(message["timeout"]))
                 case "crowded":
                     self.mover.crowded = bool(message["crowded"])
+                case "overload":
+                    self.mover.refusing = bool(message["refuse"])
+                case "cut":
+                    self._cut_slowest()
                 case "around":
                     self.mover.look(Around.heard(message))
                 case "sessions":
@@ -136,6 +141,25 @@ class ViewerProcess:
                     self._channel.send({"t": "sessions", "id": message["id"], "list": listed})
                 case "stop":
                     return
+
+    def _cut_slowest(self) -> None:
+        """Let go of the connections for which most waits: memory is short."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        held = [
+            (transport.get_write_buffer_size(), transport)
+            for connection in self._runner.server.connections
+            if (transport := connection.transport) is not None
+        ]
+        if not (found := slowest(held)):
+            return
+        for _, transport in found:
+            if not self.hub.cut(transport, "overload"):
+                transport.abort()
+                metrics.VIEWERS_CUT.labels(protocol="http", reason="overload").inc()
+        freed = sum(size for size, _ in found)
+        log.warning("slowest viewers cut", extra={"viewers": len(found), "bytes": freed})
+        trim()
 
     def _want(self) -> None:
         wanted = self.mirrors.wanted(self.sessions.streams())

@@ -90,7 +90,7 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
         following = asyncio.create_task(definitions.follow(registry), name="definitions")
         channel.send({"t": "ready"})
         try:
-            await _work(intake, desk, channel)
+            await _work(intake, desk, channel, limits.budget)
         finally:
             desk.close()
             following.cancel()
@@ -98,16 +98,18 @@ async def main(given: child.Inheritance, config: Config, channel: Channel) -> No
             channel.send({"t": "released"})
 
 
-async def _work(intake: Intake, desk: Desk, channel: Channel) -> None:
+async def _work(intake: Intake, desk: Desk, channel: Channel, budget: Budget) -> None:
     async with asyncio.TaskGroup() as group:
-        jobs = [group.create_task(job) for job in _jobs(intake, desk, channel)]
+        jobs = [group.create_task(job) for job in _jobs(intake, desk, channel, budget)]
         await _listen(intake, channel)
         for job in jobs:
             job.cancel()
 
 
-def _jobs(intake: Intake, desk: Desk, channel: Channel) -> list[Coroutine[Any, Any, None]]:
-    return [_tick(intake, desk), _follow(intake), _report(intake, channel)]
+def _jobs(
+    intake: Intake, desk: Desk, channel: Channel, budget: Budget
+) -> list[Coroutine[Any, Any, None]]:
+    return [_tick(intake, desk), _follow(intake), _report(intake, channel, budget)]
 
 
 async def _listen(intake: Intake, channel: Channel) -> None:
@@ -119,6 +121,8 @@ async def _listen(intake: Intake, channel: Channel) -> None:
                 await _look(intake)
             case {"t": "segment", "stream": str(name), "track": int(track), "segment": int(place)}:
                 intake.want_segment(name, track, place)
+            case {"t": "history", "share": float(share)}:
+                intake.keep(share)
             case {"t": "stop"}:
                 return
 
@@ -143,7 +147,7 @@ async def _look(intake: Intake) -> None:
         log.warning("registry failed", extra={"error": str(error)})
 
 
-async def _report(intake: Intake, channel: Channel) -> None:
+async def _report(intake: Intake, channel: Channel, budget: Budget) -> None:
     cpu, then = time.process_time(), time.monotonic()
     while True:
         await asyncio.sleep(REPORT)
@@ -151,7 +155,13 @@ async def _report(intake: Intake, channel: Channel) -> None:
         now_cpu, now = time.process_time(), time.monotonic()
         load = (now_cpu - cpu) / (now - then)
         cpu, then = now_cpu, now
-        report = {"t": "report", "at": now, "metrics": metrics.snapshot(), "cpu": load}
+        report = {
+            "t": "report",
+            "at": now,
+            "metrics": metrics.snapshot(),
+            "cpu": load,
+            "pages": budget.used,
+        }
         channel.send({**report, "sessions": 0, "bytes": 0, "opened": 0, "refused": 0})
 
 

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable
 
-from common.bus.gossip import Load, memory_used
+from common.bus.gossip import Load
+from common.runtime.memory import memory_used
 from origin.live import LiveStream
 from origin.streams import Streams
 

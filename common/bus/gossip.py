@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 
 import zmq
@@ -153,13 +152,3 @@ class Gossiper:
             except zmq.Again:
                 return
             self._connections.sender(frame)
-
-
-def memory_used(proc: Path = Path("/proc")) -> float:
-    """Return the share of the machine's memory that is not available, 0 to 1."""
-    fields = {}
-    for line in (proc / "meminfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name in ("MemTotal", "MemAvailable"):
-            fields[name] = int(value.split()[0])
-    return 1 - fields.get("MemAvailable", 0) / max(fields.get("MemTotal", 1), 1)

@@ -122,6 +122,7 @@ class Intake:
         self._entries: dict[str, Entry] = {}
         self._moved: set[Receiver] = set()
         self._choose_due_us = 0
+        self._share = 1.0
 
     # Which streams.
 
@@ -182,6 +183,12 @@ class Intake:
         if entry is not None:
             entry.receiver.want_segment(track, segment, self._now())
 
+    def keep(self, share: float) -> None:
+        """Keep so much of the windows of all streams, 0 to 1, because memory is short."""
+        self._share = share
+        freed = sum(entry.receiver.shelf.keep(share) for entry in self._entries.values())
+        metrics.HISTORY_DROPPED.inc(freed)
+
     def _add(self, stream: str, now: int) -> Entry:
         receiver = Receiver(
             stream,
@@ -191,6 +198,7 @@ class Intake:
             wall_us=self._wall,
             pass_on=self._relay_items,
         )
+        receiver.shelf.keep(self._share)
         entry = self._entries[stream] = Entry(receiver, owned_us=now)
         return entry
 

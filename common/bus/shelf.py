@@ -23,6 +23,9 @@ from common.wire.repair import LIVE, Commit, Lost, Skip
 MARGIN_US = 15_000_000
 """How much more than the window is kept: a segment that begins before it is still needed whole."""
 
+LEAST_US = 20_000_000
+"""How much is always kept: the three longest segments from which a player begins, and some."""
+
 MAX_WAITING = 32 * 1024 * 1024
 """Bytes of payload that may wait for a catalog or for room. With more they are dropped, and the
 edge joins the stream anew."""
@@ -81,6 +84,7 @@ class Shelf:
         self._newest: dict[int, Record] = {}
         self._waiting: deque[Commit | Lost | Skip] = deque()
         self._waiting_bytes = 0
+        self._share = 1.0
 
     @property
     def writer(self) -> StreamWriter | None:
@@ -278,13 +282,24 @@ class Shelf:
     def since_us(self) -> int:
         """Return the stream time from which on records are wanted."""
         newest = max((self._time(t, r.dts) for t, r in self._newest.items()), default=0)
-        return newest - (self.catalog.window_us if self.catalog else 0) - MARGIN_US // 2
+        whole = (self.catalog.window_us if self.catalog else 0) + MARGIN_US // 2
+        return newest - max(int(whole * self._share), min(whole, LEAST_US))
 
     def _note_newest(self, track: int, writer: StreamWriter) -> None:
         try:
             self._newest[track] = self._read().track(track).record(writer.head(track) - 1)
         except PageGone:
             self._newest.pop(track, None)
+
+    def keep(self, share: float) -> int:
+        """Keep and fetch so much of the window, 0 to 1; return the bytes that are freed by that."""
+        less, self._share = share < self._share, share
+        if not less or self._writer is None:
+            return 0
+        before = self._writer.bytes_held
+        self._writer.evict(self.since_us() - MARGIN_US // 2)
+        self._writer.drop_spares()
+        return before - self._writer.bytes_held
 
     def evict(self, now: int) -> None:
         """Remove what has left the window, and epochs whose time is over."""

@@ -67,6 +67,7 @@ SETTINGS = {
     "edge.connections_per_address",
     "edge.drain",
     "edge.idle",
+    "edge.memory_max",
     "edge.repair",
     "edge.retire",
     "edge.sessions",
@@ -112,7 +113,7 @@ CHAPTERS = (
 INTRODUCTION = """
 What a peer can send, take or fill has a limit. This is all of them: where each stands, what it
 bounds, and what happens at it. A setting is changed [as any other](how-to/configure.md), a constant
-in the code.
+in the code. What an edge does step by step as it gets full: [overload](explanation/overload.md).
 """
 
 

@@ -135,12 +135,27 @@ FRAMES_SKIPPED = _counter(
 CAPTURE_TO_VIEWER = _histogram(
     "capture_to_viewer_seconds", "From the encoder's clock to the viewer's socket.", "protocol"
 )
+VIEWERS_CUT = _counter(
+    "viewers_cut",
+    "Viewers cut; reason: stalled (they took nothing), overload (most waited for them).",
+    "protocol",
+    "reason",
+)
 VIEWERS_MOVED = _counter(
     "viewers_moved", "Long-lived viewers told to go on at another edge, or ended.", "protocol"
 )
 REQUESTS_REDIRECTED = _counter(
     "requests_redirected", "Requests sent to another edge or a balancer.", "reason"
 )
+REQUESTS_REFUSED = _counter(
+    "requests_refused", "Newcomers told to come back later, with nowhere to go; reason.", "reason"
+)
+OVERLOAD = _gauge(
+    "overload",
+    "1 while something is given up; reason: flush (in how many processes), refuse, history, cut.",
+    "reason",
+)
+HISTORY_DROPPED = _counter("history_dropped_bytes", "Bytes of pages given up to save memory.")
 DRAINING = _gauge("draining", "Whether the viewers of this node are being moved away.")
 CHILD_RESTARTS = _counter("child_restarts", "Child processes started again.", "kind")
 

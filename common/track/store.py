@@ -329,13 +329,18 @@ class StreamWriter:
         if evicted:
             self._evicted()
 
+    def drop_spares(self) -> bool:
+        """Give back the memory of retired pages; return whether there were any."""
+        found = [chain.drop_spares() for chain in self._chains.values()]
+        self._recount()
+        return any(found)
+
     def evict_oldest(self) -> bool:
         """Give back the memory of retired pages, or that of the page that ends first.
 
         False if each track has but its newest page left.
         """
-        if any(chain.drop_spares() for chain in self._chains.values()):
-            self._recount()
+        if self.drop_spares():
             return True
         oldest: tuple[int, Chain] | None = None
         for chain in self._chains.values():

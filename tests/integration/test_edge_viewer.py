@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from common.runtime.config import Duration, NodeSettings
 from common.runtime.control import Channel, pair
 from edge.around import Around, Peer
 from edge.config import Config, EdgeSettings
+from edge.overload import WORTH
 from edge.viewer import ViewerProcess
 from tests.unit.edge.live import OTHER_INIT, LiveStream
 
@@ -379,3 +381,59 @@ async def test_a_player_is_told_where_else_it_could_be(edge: Edge) -> None:
             "balancer": "http://b",
             "draining": False,
         }
+
+
+async def test_a_viewer_for_whom_most_waits_is_cut_and_another_misses_nothing(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, slow=Duration(60), stall=Duration(60)) as edge:
+        stream = live(edge)
+        host, _, port = edge.url.removeprefix("http://").rpartition(":")
+        with contextlib.closing(socket.create_connection((host, int(port)))) as slow:
+            slow.sendall(b"GET /live.mp4 HTTP/1.1\r\nHost: x\r\n\r\n")
+            data = await beside(edge, stream)
+        assert video_payloads(data) == stream.payloads[1][40:]
+
+
+async def beside(edge: Edge, stream: LiveStream) -> bytes:
+    """Return what a viewer gets while another one, who reads nothing, is cut."""
+    async with edge.client.get(f"{edge.url}/live.mp4") as response:
+        reading = asyncio.create_task(response.read())
+        async with asyncio.timeout(10):
+            while edge.process.hub.viewers() < 2:  # noqa: ASYNC110 - they come in
+                await asyncio.sleep(0.01)
+            while waiting(edge) < 2 * WORTH:  # what nobody reads piles up
+                stream.video(size=100_000)
+                edge.ring()
+                await asyncio.sleep(0.005)
+            edge.supervisor.send({"t": "cut"})
+            while edge.process.hub.viewers() > 1:  # noqa: ASYNC110 - until it is cut
+                await asyncio.sleep(0.01)
+        stream.frames(5)
+        stream.publish(live=False)
+        edge.ring()
+        return await reading
+
+
+def waiting(edge: Edge) -> int:
+    """Return the bytes that wait for the viewer for whom most does."""
+    return max(one.transport.get_write_buffer_size() for one in edge.process.hub.members())
+
+
+async def test_newcomers_are_told_when_to_come_again_while_memory_is_short(edge: Edge) -> None:
+    live(edge)
+
+    async def answers(refuse: bool) -> int:
+        edge.supervisor.send({"t": "overload", "refuse": refuse})
+        async with asyncio.timeout(5):
+            while edge.process.mover.refusing != refuse:  # noqa: ASYNC110 - until it has heard
+                await asyncio.sleep(0.01)
+        async with edge.client.get(f"{edge.url}/live.mp4") as response:
+            assert (response.status == 503) == ("Retry-After" in response.headers)
+            return response.status
+
+    async with edge.client.get(f"{edge.url}/live.mp4") as watching:
+        assert await answers(refuse=True) == 503
+        assert edge.process.hub.viewers() == 1, "who is here goes on"
+        assert await answers(refuse=False) == 200
+        assert watching.status == 200

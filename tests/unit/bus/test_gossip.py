@@ -1,9 +1,7 @@
-from pathlib import Path
-
 import pytest
 import zmq
 
-from common.bus.gossip import Gossiper, Load, memory_used
+from common.bus.gossip import Gossiper, Load
 from common.errors import ConfigError, ListenError
 from common.wire.gossip import decode_gossip
 
@@ -60,8 +58,3 @@ def test_a_taken_or_wrong_address_says_which_setting_to_change(gossiper: Gossipe
     with pytest.raises(ConfigError, match=r"edge\.gossip"):
         Gossiper("edge-2", "nowhere")
     gossiper.close()
-
-
-def test_the_share_of_the_memory_in_use_is_read(tmp_path: Path) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal: 1000 kB\nMemFree: 10 kB\nMemAvailable: 250 kB\n")
-    assert memory_used(tmp_path) == pytest.approx(0.75)

@@ -198,3 +198,17 @@ async def test_records_that_cannot_be_muxed_cost_a_jump_and_not_the_process(room
     room.wake()
     assert viewer.phase is Phase.LIVE
     assert got(transport) == [*range(40, 45), *range(50, 57)]
+
+
+async def test_the_viewer_of_one_connection_is_cut_and_the_others_go_on(room: Room) -> None:
+    room.stream.frames(45)
+    slow, blocked = room.join()
+    _, transport = room.join()
+    assert room.hub.cut(blocked, "overload")
+    assert blocked.aborted
+    assert await slow.done == "overload"
+    assert not room.hub.cut(blocked, "overload"), "it is gone"
+    room.stream.frames(1)
+    room.wake()
+    assert got(transport)[-1] == 45
+    assert room.hub.viewers() == 1

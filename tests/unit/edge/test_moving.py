@@ -95,6 +95,26 @@ async def test_who_is_new_to_a_full_edge_is_sent_on_a_few_times_at_most(clock: C
     assert await sent(one, "/live.mp4") == ""
 
 
+async def test_an_edge_short_of_memory_takes_nobody_new_whoever_else_there_is(
+    clock: Clock,
+) -> None:
+    sessions = Sessions(clock=clock)
+    one = mover(clock, sessions)
+    path = "/cmaf/live/index.m3u8"
+    sessions.visit("live", "hls", request(path))
+    one.refusing = True
+    assert await sent(one, path) == "", "who is here goes on"
+    with pytest.raises(NodeUnavailable):
+        await one.guard(request("/live.mp4"), "live")
+    one.look(Around("e0", "http://b", PEERS))
+    assert await sent(one, "/live.mp4") == "http://b/live.mp4?not=e0"
+    hops = ",".join(f"x{n}" for n in range(MAX_HOPS))
+    with pytest.raises(NodeUnavailable):
+        await one.guard(request(f"/live.mp4?not={hops}"), "live")
+    one.refusing = False
+    assert await sent(one, "/live.mp4") == ""
+
+
 async def test_without_a_balancer_a_sibling_is_named_and_without_any_nobody(clock: Clock) -> None:
     one = mover(clock)
     one.look(Around("e0", "", PEERS, draining=True, timeout=30.0))

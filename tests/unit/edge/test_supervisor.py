@@ -221,6 +221,8 @@ async def test_a_killed_child_is_back_within_a_second(running: Supervisor) -> No
 async def test_a_child_that_hangs_is_killed_and_back(running: Supervisor) -> None:
     viewer, worker = running.viewers[0].pid, running.worker.pid
     os.kill(viewer, signal.SIGSTOP)
+    for child in running.children:
+        child.silent = 0  # the supervisor may have looked already
     for _ in range(supervisor.STUCK):
         running.look_for_hung()
     running.worker.silent = 0  # a real one reports each second
@@ -289,3 +291,37 @@ async def test_an_edge_that_is_full_says_so_to_its_viewer_processes(star: Star) 
         star.hub.heard(star.viewers[0], {"t": "report", "sessions": sessions})
         assert star.hub.crowded == bool(told)
     assert star.viewers[1].told == [{"t": "crowded", "crowded": False}]
+
+
+async def test_an_edge_short_of_memory_tells_its_children_what_to_give_up(star: Star) -> None:
+    now = [0.0]
+    star.hub.memory = lambda: now[0]
+    refuse = {"t": "overload", "refuse": True}
+    for full, worker, viewer in (
+        (0.84, [], []),
+        (0.86, [], [refuse]),
+        (0.93, [{"t": "history", "share": 0.9}], []),
+        (0.98, [{"t": "history", "share": 0.81}], [{"t": "cut"}]),
+        (0.88, [], []),
+        (0.80, [{"t": "history", "share": 1.0}], [{"t": "overload", "refuse": False}]),
+    ):
+        star.worker.told.clear()
+        star.viewers[0].told.clear()
+        now[0] = full
+        star.hub.overload.look()
+        assert [approximately(one) for one in star.worker.told] == worker
+        assert star.viewers[0].told == viewer
+
+
+def approximately(message: dict[str, Any]) -> dict[str, Any]:
+    return {**message, "share": round(message["share"], 6)}
+
+
+async def test_children_that_start_again_are_told_of_the_overload(star: Star) -> None:
+    star.hub.memory = lambda: 0.95
+    star.hub.overload.look()
+    for child in (star.worker, star.viewers[1]):
+        child.told.clear()
+        star.hub.heard(child, {"t": "ready"})
+    assert {"t": "history", "share": 0.9} in star.worker.told
+    assert {"t": "overload", "refuse": True} in star.viewers[1].told

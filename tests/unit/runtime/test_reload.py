@@ -86,7 +86,7 @@ def changed(option: Option) -> Any:
     if option.type is Duration:
         return float(Duration.parse(option.default)) + 1
     if option.type is Size:
-        return int(Size.parse(option.default)) * 2
+        return int(Size.parse(option.default)) * 2 or 2**20
     if option.type in (int, float):
         return option.default + 1
     assert option.type is str, option
