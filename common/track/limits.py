@@ -38,6 +38,11 @@ class Budget:
         self._holders.remove(holder)
         self.used -= holder.bytes_held
 
+    def evict_oldest(self) -> bool:
+        """Evict the oldest page of the biggest stream; false if only newest pages are left."""
+        biggest = sorted(self._holders, key=lambda holder: holder.bytes_held, reverse=True)
+        return any(holder.evict_oldest() for holder in biggest)
+
     def make_room(self, size: int) -> None:
         """Evict the oldest page of the biggest stream until ``size`` more bytes fit.
 
@@ -45,8 +50,7 @@ class Budget:
             StoreFull: If only the newest page of every track is left and it still does not fit.
         """
         while self.used + size > self.total:
-            biggest = sorted(self._holders, key=lambda holder: holder.bytes_held, reverse=True)
-            if not any(holder.evict_oldest() for holder in biggest):
+            if not self.evict_oldest():
                 raise StoreFull(
                     f"the pages of this node may take {self.total} bytes and these are taken by "
                     "the newest page of every track"

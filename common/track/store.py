@@ -205,6 +205,7 @@ class StreamWriter:
 
         ``offset`` and ``size`` are set, and ``crc32`` is computed where it is 0. The first record
         of a track may have any seq. A gap is filled with lost records, or left by :meth:`skip`.
+        Where the disk is full, the oldest page of the process's biggest stream goes for it.
 
         Raises:
             StoreFull: If there is no room for it; nothing was published, the call may be repeated.
@@ -223,7 +224,12 @@ class StreamWriter:
             self._budget.used + size > self._budget.total
         ):
             self._make_room(size)
-        stored = chain.append(record, payload, size)
+        try:
+            stored = chain.append(record, payload, size)
+        except StoreFull:
+            if not self._budget.evict_oldest():
+                raise
+            stored = chain.append(record, payload, size)
         self._bytes += size
         self._budget.used += size
         self._board.bump(self._slot)
@@ -234,7 +240,12 @@ class StreamWriter:
             self.evict(self._newest_us() - self._limits.window_us)
         capacity = chain.next_capacity()
         self._make_room(table_size(capacity) + size)
-        chain.begin(record, size, capacity, self._state.pages)
+        try:
+            chain.begin(record, size, capacity, self._state.pages)
+        except StoreFull:
+            if not self._budget.evict_oldest():
+                raise
+            chain.begin(record, size, capacity, self._state.pages)
         self._recount()
         self._state.bump_pages()
 
