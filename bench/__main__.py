@@ -16,14 +16,6 @@ from bench.generator import Rejected
 Measure = Callable[[bool], Iterator[Row]]
 
 
-OTHERS = ("HLS", "WebSocket", "TLS")
-"""Kinds of viewers whose memory is measured besides that of the progressive ones."""
-
-
-def _viewers(quick: bool) -> tuple[int]:
-    return (300,) if quick else (1000,)
-
-
 def _times(quick: bool) -> tuple[int, float]:
     return (3, 1.0) if quick else (5, 3.0)
 
@@ -35,8 +27,7 @@ GROUPS: dict[str, Measure] = {
     "crowd": lambda quick: fanout.crowd(5 if quick else 15, 500 if quick else fanout.CORE),
     "wakes": lambda quick: parking.wakes(*_times(quick), 500 if quick else parking.PARKED),
     "watching": lambda quick: parking.watching(*_times(quick), 500 if quick else 1000),
-    "memory": lambda quick: parking.memory(*_viewers(quick), *(("HLS",) if quick else OTHERS)),
-    "progressive": lambda quick: parking.memory(*_viewers(quick), "progressive"),
+    "memory": lambda quick: parking.memory(*((300, "HLS", "progressive") if quick else (1000,))),
     "frames": lambda quick: frames.measure(*((3, 300) if quick else (5, 2000))),
     "latency": lambda quick: fanout.pushed(3 if quick else 10),
     "joins": lambda quick: publishing.joins(5 if quick else 20),

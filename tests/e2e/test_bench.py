@@ -24,7 +24,7 @@ GATES = {
 def test_what_is_comfortably_met_stays_met(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "--quick", "--out", str(tmp_path)]
     made = subprocess.run(
-        [*command, "wakes", "progressive", "joins"],
+        [*command, "wakes", "memory", "joins"],
         capture_output=True,
         text=True,
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
