@@ -205,7 +205,7 @@ class StreamWriter:
 
         ``offset`` and ``size`` are set, and ``crc32`` is computed where it is 0. The first record
         of a track may have any seq. A gap is filled with lost records, or left by :meth:`skip`.
-        Where the disk is full, the oldest page of the process's biggest stream goes for it.
+        Where the disk is full, the oldest pages of the process's biggest stream go for it.
 
         Raises:
             StoreFull: If there is no room for it; nothing was published, the call may be repeated.
@@ -224,12 +224,13 @@ class StreamWriter:
             self._budget.used + size > self._budget.total
         ):
             self._make_room(size)
-        try:
-            stored = chain.append(record, payload, size)
-        except StoreFull:
-            if not self._budget.evict_oldest():
-                raise
-            stored = chain.append(record, payload, size)
+        while True:
+            try:
+                stored = chain.append(record, payload, size)
+                break
+            except StoreFull:  # of the disk; the oldest page may be a small one
+                if not self._budget.evict_oldest():
+                    raise
         self._bytes += size
         self._budget.used += size
         self._board.bump(self._slot)
@@ -240,12 +241,13 @@ class StreamWriter:
             self.evict(self._newest_us() - self._limits.window_us)
         capacity = chain.next_capacity()
         self._make_room(table_size(capacity) + size)
-        try:
-            chain.begin(record, size, capacity, self._state.pages)
-        except StoreFull:
-            if not self._budget.evict_oldest():
-                raise
-            chain.begin(record, size, capacity, self._state.pages)
+        while True:
+            try:
+                chain.begin(record, size, capacity, self._state.pages)
+                break
+            except StoreFull:
+                if not self._budget.evict_oldest():
+                    raise
         self._recount()
         self._state.bump_pages()
 
