@@ -44,7 +44,7 @@ MAX_FDS = 253
 """Descriptors that go with one request, as Linux has it (SCM_MAX_FD). With more, no child is
 started."""
 
-BIRTH_TIMEOUT = 15.0
+BIRTH_TIMEOUT = 60.0
 """Seconds until a nursery that says nothing is replaced; it may be loading all the modules."""
 
 _PID = struct.Struct("<i")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 READY_TIMEOUT = 60.0
-STOP_TIMEOUT = 10.0
+STOP_TIMEOUT = 3.0
 
 
 @dataclass
