@@ -12,7 +12,6 @@ from common.bus.backfill import Backfill, Run
 from common.bus.shelf import Shelf
 from common.bus.sources import Source, Sources
 from common.track import checksum
-from common.track.record import Flag
 from common.wire.bucket import TokenBucket
 from common.wire.control import MAX_PULL, Gone, Pull, Records
 from common.wire.media import Item
@@ -105,7 +104,7 @@ class Pulls:
         self._most = min(2 * self._most, MAX_PULL)
         for item in items:
             seq = item.record.seq
-            if item.record.flags & Flag.LOST and not self._sources.alone(asked.source, track, seq):
+            if item.record.lost and not self._sources.alone(asked.source, track, seq):
                 self._refuse(asked, seq)
                 break
             self.repair.receive(item, now, asked.source.kind)
@@ -115,9 +114,7 @@ class Pulls:
         run, source = asked.run, asked.source
         for place in range(len(items) - 1, -1, -1):
             seq = items[place].record.seq
-            if items[place].record.flags & Flag.LOST and not self._sources.alone(
-                source, run.track, seq
-            ):
+            if items[place].record.lost and not self._sources.alone(source, run.track, seq):
                 items = items[place + 1 :]  # up to here; for this one somebody else is asked
                 self._sources.lost(source, run.track, seq)
                 break

@@ -21,7 +21,6 @@ from common.bus.sources import Skew, Source, Sources
 from common.bus.tally import Tally
 from common.errors import StoreFull, StreamBusy
 from common.track.catalog import Catalog
-from common.track.record import Flag
 from common.wire.bucket import TokenBucket
 from common.wire.control import Absent, Gone, Join, Joined, Position, Records
 from common.wire.media import Item
@@ -344,7 +343,7 @@ class Receiver:
         if seq >= stop - 1:
             self._doubtful.pop(item.track, None)
         held = self.shelf.record(item.track, seq) if seq < stop else None
-        if held is None or (held.flags | item.record.flags) & Flag.LOST:
+        if held is None or held.lost or item.record.lost:
             return False
         # When a frame came is another matter at every origin that it came to.
         same = {"offset": held.offset, "capture_us": held.capture_us, "ingest_us": held.ingest_us}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from common.errors import FormatError
-from common.track.record import RECORD, Flag, Record
+from common.track.record import RECORD, Record
 
 VERSION = 1
 """First element of every header on the bus. Another value is refused."""
@@ -93,7 +93,7 @@ def _record(row: Any) -> tuple[int, Record]:
     except struct.error as error:
         raise FormatError(f"bus: a field of a row is out of range: {error}") from error
     record = Record._make(RECORD.unpack(packed))
-    if record.seq > MAX_NUMBER or (record.size and record.flags & Flag.LOST):
+    if record.seq > MAX_NUMBER or (record.size and record.lost):
         raise FormatError("bus: a row contradicts itself")
     return track, record
 

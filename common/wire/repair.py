@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from common.track.record import Flag, Record
+from common.track.record import Record
 from common.wire.control import Position
 from common.wire.gaps import MAX_AHEAD, Pending, TrackGaps, Want
 from common.wire.media import Item
@@ -152,7 +152,7 @@ class StreamRepair:
         gaps = self._track(track)
         if gaps is None:
             return
-        if hopeful and record.flags & Flag.LOST:
+        if hopeful and record.lost:
             gaps.notice(record.seq + 1, now)
             self.duplicates += 1
             return
@@ -276,6 +276,6 @@ class StreamRepair:
 
 
 def _instruction(track: int, record: Record, payload: bytes, source: str) -> Instruction:
-    if record.flags & Flag.LOST:
+    if record.lost:
         return Lost(track, record, "upstream")
     return Commit(track, record, payload, source)
