@@ -7,9 +7,11 @@ adopts.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from common.errors import FormatError, StoreFull
 from common.media.track import INDEX_TRACK
@@ -24,6 +26,8 @@ from common.track.page import MAX_PAYLOAD, Buffer, Disk, PageWriter, table_size
 from common.track.reader import StreamReader, TrackReader
 from common.track.record import Record
 from common.track.view import PageCorrupt
+
+T = TypeVar("T")
 
 MIN_ARENA = 64 * 1024
 ARENA_SHARE = 16
@@ -144,6 +148,8 @@ class StreamWriter:
     def set_catalog(self, catalog: Catalog) -> None:
         """Replace the catalog, for readers at one stroke.
 
+        Where the disk is full, the oldest pages of the process's biggest stream go for it.
+
         Raises:
             StoreFull: If there is no room for it; the old one stays.
             ValueError: If it is larger than any reader accepts.
@@ -151,6 +157,13 @@ class StreamWriter:
         data = catalog.encode()
         if len(data) > MAX_CATALOG:
             raise ValueError(f"a catalog of {len(data)} bytes")
+        self._insist(partial(self._write_catalog, data))
+        self.catalog = catalog
+        self._set_page_ticks()
+        self._state.bump_catalogs()
+        self._board.bump_catalog(self._slot)
+
+    def _write_catalog(self, data: bytes) -> None:
         scratch = self._folder / f".{CATALOG}"
         try:
             scratch.write_bytes(data)
@@ -159,10 +172,6 @@ class StreamWriter:
         except OSError as error:
             scratch.unlink(missing_ok=True)
             raise StoreFull(f"no room for a catalog: {error.strerror}") from error
-        self.catalog = catalog
-        self._set_page_ticks()
-        self._state.bump_catalogs()
-        self._board.bump_catalog(self._slot)
 
     def _set_page_ticks(self) -> None:
         for number, chain in self._chains.items():
@@ -224,13 +233,10 @@ class StreamWriter:
             self._budget.used + size > self._budget.total
         ):
             self._make_room(size)
-        while True:
-            try:
-                stored = chain.append(record, payload, size)
-                break
-            except StoreFull:  # of the disk; the oldest page may be a small one
-                if not self._budget.evict_oldest():
-                    raise
+        try:
+            stored = chain.append(record, payload, size)
+        except StoreFull:
+            stored = self._insist(partial(chain.append, record, payload, size))
         self._bytes += size
         self._budget.used += size
         self._board.bump(self._slot)
@@ -241,15 +247,22 @@ class StreamWriter:
             self.evict(self._newest_us() - self._limits.window_us)
         capacity = chain.next_capacity()
         self._make_room(table_size(capacity) + size)
-        while True:
-            try:
-                chain.begin(record, size, capacity, self._state.pages)
-                break
-            except StoreFull:
-                if not self._budget.evict_oldest():
-                    raise
+        self._insist(partial(chain.begin, record, size, capacity, self._state.pages))
         self._recount()
         self._state.bump_pages()
+
+    def _insist(self, write: Callable[[], T]) -> T:
+        """Write; where the disk is full, give up the oldest pages until it succeeds.
+
+        Raises:
+            StoreFull: If nothing is left that could be given up.
+        """
+        while True:
+            try:
+                return write()
+            except StoreFull:  # of the disk; the oldest page may be a small one
+                if not self._budget.evict_oldest():
+                    raise
 
     def _recount(self) -> None:
         """Bring the bytes held up to date after pages came or went."""

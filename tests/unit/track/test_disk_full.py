@@ -91,3 +91,23 @@ def test_where_nothing_can_go_the_record_is_refused_and_taken_later(tmp_path: Pa
     writer.append(1, video(seq, size=SIZE), payload(seq, SIZE))
     assert writer.reader().track(1).payloads(0, seq + 1, verify=True)[-1] == payload(seq, SIZE)
     writer.close()
+
+
+def test_a_catalog_finds_room_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Small(tmp_path)
+    [writer] = begin(tmp_path, small, "live")
+    fill(writer, 1000)
+    oldest = writer.oldest(1)
+    small.room = small.used()
+    written = Path.write_bytes
+
+    def write(path: Path, data: bytes) -> int:
+        small._check(len(data))
+        return written(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    writer.set_catalog(catalog(version=2))
+    assert small.refused > 0
+    assert writer.oldest(1) > oldest
+    assert writer.reader().catalog.version == 2
+    writer.close()
