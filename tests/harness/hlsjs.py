@@ -239,7 +239,8 @@ class Player:
         if track.next_part is None:
             closed = re.findall(r"^#EXTINF[^\n]*\n\S+$", listed.text, re.M)[-1]
             before = listed.text[: listed.text.rindex(closed)]
-            start = before.rindex("#EXTINF")  # parts of the newest whole segment come behind it
+            # Parts of the newest whole segment come behind the one before, if there is one.
+            start = max(0, before.rfind("#EXTINF"))
             first = re.search(r"p(\d+)\.m4s", listed.text[start:])
             track.next_part = int(first[1]) if first else int(parts[0][2])
         wanted = [part for part in parts if int(part[2]) >= track.next_part]
