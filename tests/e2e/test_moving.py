@@ -26,6 +26,7 @@ from tests.harness.nodes import Node, Site, site, start
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 SEGMENT = 2.0
+SEGMENTS = 6
 STALL = 150.0
 """Milliseconds without anything to show that a person may notice."""
 
@@ -79,12 +80,16 @@ async def opened(http: aiohttp.ClientSession, edge: Node) -> float:
 
 
 async def known(http: aiohttp.ClientSession, edge: Node) -> None:
-    """Wait until an edge tells players of the balancer and of two siblings."""
+    """Wait until an edge tells players of the balancer and of two siblings, of sound, and of as
+    many segments as they want in their buffers: a stream that has just begun is not tried here."""
     async with asyncio.timeout(60):
         while True:
             async with http.get(f"{edge.url}/cmaf/live/index.m3u8") as response:
                 text = await response.text()
-            if "CONTENT-STEERING" in text and text.count("#EXT-X-STREAM-INF") == 3:
+            async with http.get(f"{edge.url}/cmaf/live/1.m3u8") as response:
+                segments = (await response.text()).count("#EXTINF")
+            told = "CONTENT-STEERING" in text and text.count("#EXT-X-STREAM-INF") == 3
+            if told and "AUDIO=" in text and segments >= SEGMENTS:
                 return
             await asyncio.sleep(0.1)
 
