@@ -38,7 +38,7 @@ from common.runtime.tasks import (
 )
 
 MAX_NAME = 256
-"""Bytes of the name of a module. A longer one is not found."""
+"""Bytes of the name of a module. With a longer one, no child is started."""
 
 MAX_FDS = 253
 """Descriptors that go with one request, as Linux has it (SCM_MAX_FD). With more, no child is
@@ -166,10 +166,7 @@ def _fork(control: socket.socket, parent: int, module: str, fds: list[int]) -> i
     """Return the process id of a new child, or the negative number of an error."""
     born, tell = os.pipe()
     wait, go = os.pipe()
-    try:
-        between = os.fork()
-    except OSError as error:
-        between = -(error.errno or 1)
+    between = _forked()
     if between == 0:
         os.close(born)
         os.close(go)
@@ -184,14 +181,19 @@ def _fork(control: socket.socket, parent: int, module: str, fds: list[int]) -> i
     return int(_PID.unpack(told)[0])
 
 
+def _forked() -> int:
+    """Fork; return what fork(2) does, or the negative number of an error."""
+    try:
+        return os.fork()
+    except OSError as error:
+        return -(error.errno or 1)
+
+
 def _between(
     tell: int, wait: int, control: socket.socket, parent: int, module: str, fds: list[int]
 ) -> NoReturn:
     """Be the process in between: fork once more, and end."""
-    try:
-        pid = os.fork()
-    except OSError as error:
-        pid = -(error.errno or 1)
+    pid = _forked()
     if pid == 0:
         os.close(tell)
         control.close()

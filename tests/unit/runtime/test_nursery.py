@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from common.runtime.nursery import MAX_FDS, Nursery
-from common.runtime.tasks import ended
+from common.runtime.tasks import Running, ended
 
 MODULE = "tests.harness.born"
 
@@ -23,6 +23,14 @@ async def nursery() -> AsyncIterator[Nursery]:
 
 async def heard(fd: int) -> list[str]:
     return (await asyncio.to_thread(os.read, fd, 1000)).decode().split()
+
+
+async def staying(nursery: Nursery, pipe: tuple[int, int]) -> tuple[Running, int, int]:
+    """Start a child that stays until something comes over another pipe; return both its ends."""
+    stay, leave = os.pipe()
+    child = await nursery.spawn(MODULE, "stay", [pipe[1], stay])
+    await heard(pipe[0])
+    return child, stay, leave
 
 
 @pytest.fixture
@@ -64,10 +72,8 @@ async def test_modules_are_loaded_once_and_before_the_first_child(
 async def test_a_child_has_the_descriptors_it_was_given_and_no_others(
     nursery: Nursery, pipe: tuple[int, int]
 ) -> None:
-    reads, writes = pipe
-    stay, leave = os.pipe()
-    child = await nursery.spawn(MODULE, "stay", [writes, stay])
-    await heard(reads)
+    writes = pipe[1]
+    child, stay, leave = await staying(nursery, pipe)
     open_now = [
         os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{child.pid}/fd")
     ]
@@ -93,10 +99,8 @@ async def test_a_child_that_fails_says_why_and_costs_the_others_nothing(
 async def test_a_nursery_that_was_killed_is_replaced_and_its_children_live(
     nursery: Nursery, pipe: tuple[int, int]
 ) -> None:
-    reads, writes = pipe
-    stay, leave = os.pipe()
-    child = await nursery.spawn(MODULE, "stay", [writes, stay])
-    await heard(reads)
+    writes = pipe[1]
+    child, stay, leave = await staying(nursery, pipe)
     assert nursery._process is not None
     os.kill(nursery._process.pid, signal.SIGKILL)
     assert await ended(await nursery.spawn(MODULE, "4", [writes])) == 4
